@@ -1,0 +1,64 @@
+# Needs Python 3.11 or newer, git and make; everything else is installed into .venv, at the versions of constraints.txt.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The first of these that is 3.11 or newer makes the environment; `make PYTHON=/path/to/python` decides otherwise.
+PYTHON := python3.11 python3.12 python3.13 python3.14 python3
+# Further words for pytest: `make test ARGS="-k ledger"`.
+ARGS :=
+
+# Another environment that is active in the caller's shell stays out of this one.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two installations into one environment must not overlap, so -j is accepted and ignored.
+.NOTPARALLEL:
+.PHONY: help demo test check bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' Makefile | awk '{ printf "  %s %-6s", $$1, $$2; $$1 = $$2 = ""; print }'
+
+demo: $(VENV)/.core ## build a small release from start to end, with the light core only
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## run the tests that need no network, no accelerator and little time
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## check style, formatting, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: ## list the benchmarks
+	@find benchmarks -name '*.py' 2>/dev/null | sort | while read -r file; do \
+		echo "  $(BIN)/python $$file"; \
+		sed -n '1,3s/^"""\([^"]*\).*/      \1/p' "$$file"; \
+	done
+
+clean: ## remove the environment and the caches; built releases (dist/) and annotations (.hfds/) stay
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@for python in $(PYTHON); do \
+		if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "making $(VENV) with $$python"; \
+			exec $$python -m venv --clear $(VENV); \
+		fi; \
+	done; \
+	echo "hfds needs Python 3.11 or newer with its venv module (Debian: python3-venv), and none of these is that:" \
+		"$(PYTHON). Next: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+$(VENV)/.core: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "installing hfds"
+	$(PIP) install -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "installing hfds and what its tests and checks need"
+	$(PIP) install -e '.[dev]' -c constraints.txt
+	@touch $(VENV)/.core $@

@@ -1,0 +1,169 @@
+"""The one schema: what every row of every source looks like, and how columns are put into it without a loop over rows.
+
+Null means that the source does not say; nothing is ever invented.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from datasets import Features, Image, Json, List, Value
+
+FEATURES = Features(
+    {
+        "id": Value("string"),  # "<source>/<the source's own key>": unique, and the same for ever
+        "source": Value("string"),
+        "source_revision": Value("string"),  # commit on the Hub; null for local files
+        "license": Value("string"),  # SPDX identifier or "unknown"
+        "url": Value("string"),
+        "image": Image(),  # the picture as found, never re-encoded
+        "image_hash": Value("string"),  # xxh3-128 of its encoded bytes, 32 hex digits
+        "width": Value("int32"),  # pixels, as stored (before any EXIF rotation)
+        "height": Value("int32"),
+        "prompt": Value("string"),  # the text a trainer reads
+        "captions": List({"style": Value("string"), "text": Value("string")}),  # every text the source has
+        "generation": {
+            "model": Value("string"),
+            "seed": Value("int64"),
+            "steps": Value("int32"),
+            "guidance": Value("float32"),
+            "sampler": Value("string"),
+            "negative_prompt": Value("string"),
+        },
+        "source_scores": {  # what the source itself says, each on the source's own scale
+            "nsfw": Value("float64"),
+            "watermark": Value("float64"),
+            "aesthetic": Value("float64"),
+            "similarity": Value("float64"),
+        },
+        "extra": Json(),  # all else the source says, documented on its builder
+        "dropped": {  # null while the row is kept
+            "step": Value("string"),
+            "reason": Value("string"),
+            "value": Value("string"),
+            "threshold": Value("string"),
+            "partner": Value("string"),
+        },
+    }
+)
+SCHEMA: pa.Schema = FEATURES.arrow_schema
+DROPPED: pa.StructType = SCHEMA.field("dropped").type
+
+Column = pa.Array | pa.ChunkedArray | np.ndarray | list[Any] | str | int | float | None
+
+
+def column(values: Column, type_: pa.DataType, rows: int) -> pa.Array:
+    """`values` as one Arrow array of `type_` and length `rows`; a scalar is repeated, None gives nulls."""
+    if values is None or isinstance(values, (str, int, float)):
+        return pa.repeat(pa.scalar(values, type_), rows)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, list):
+        values = pa.array(values, type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_)
+    array = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if array.type == type_:
+        return array
+    if isinstance(type_, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(type_, array.cast(type_.storage_type))
+    return array.cast(type_)
+
+
+def struct(type_: pa.StructType, rows: int, fields: Mapping[str, Column], valid: pa.Array | None = None) -> pa.Array:
+    """A struct array of `type_`: fields not named are null, rows where `valid` is false are null."""
+    children = [column(fields.get(field.name), field.type, rows) for field in type_]
+    mask = None if valid is None else pc.invert(valid)
+    return pa.StructArray.from_arrays(children, fields=list(type_), mask=mask)
+
+
+def records(rows: int, **columns: Any) -> pa.Table:
+    """A table of `rows` rows in the common schema from whichever of its columns are given.
+
+    `generation`, `source_scores` and `dropped` may be mappings from field to column, `captions` a mapping from style
+    to column (see `captions`), `image` a mapping {"bytes": ..., "path": ...}; a scalar stands for the whole column.
+
+    Raises:
+        KeyError: a name is not of the schema.
+    """
+    if unknown := set(columns) - set(SCHEMA.names):
+        raise KeyError(f"not columns of the common schema: {sorted(unknown)}")
+    arrays = []
+    for field in SCHEMA:
+        given = columns.get(field.name)
+        if isinstance(given, Mapping):
+            given = captions(rows, given) if field.name == "captions" else struct_of(field.type, rows, given)
+        arrays.append(column(given, field.type, rows))
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def struct_of(type_: pa.StructType, rows: int, fields: Mapping[str, Column]) -> pa.Array:
+    """Like `struct`, null wherever every field is null."""
+    made = struct(type_, rows, fields)
+    valid = pa.array(np.zeros(rows, bool))
+    for child in made.flatten():
+        valid = pc.or_(valid, child.is_valid())
+    return struct(type_, rows, dict(zip([f.name for f in type_], made.flatten(), strict=True)), valid)
+
+
+def captions(rows: int, styles: Mapping[str, Column]) -> pa.Array:
+    """The `captions` column from one text column per style: per row its non-null texts, in the order of `styles`."""
+    texts = [column(values, pa.string(), rows) for values in styles.values()]
+    if not texts or not rows:
+        return pa.array([[]] * rows, SCHEMA.field("captions").type)
+    present = np.stack([np.asarray(text.is_valid()) for text in texts], axis=1)  # rows x styles
+    row, style = np.nonzero(present)
+    item_type = SCHEMA.field("captions").type.value_type
+    items = pa.StructArray.from_arrays(
+        [
+            pa.DictionaryArray.from_arrays(pa.array(style.astype(np.int32)), pa.array(list(styles), pa.string())).cast(
+                pa.string()
+            ),
+            texts[0].drop_null() if len(texts) == 1 else pa.concat_arrays(texts).take(pa.array(style * rows + row)),
+        ],
+        fields=list(item_type),
+    )
+    offsets = np.zeros(rows + 1, np.int32)
+    np.cumsum(present.sum(axis=1), out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), items, type=SCHEMA.field("captions").type)
+
+
+def json_objects(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Array:
+    """One JSON object per row from named columns, 64-bit integers exact, not-a-number as null; for `extra`."""
+    frame = pl.DataFrame({name: pl.from_arrow(array) for name, array in columns.items()})
+    text = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_arrow()
+    return column(text.cast(pa.string()), pa.json_(), len(text))
+
+
+def drops(step: str, rows: int, reason: Column, value: Column = None, threshold: Column = None) -> pa.Array:
+    """A `dropped` column: null wherever `reason` is null."""
+    reasons = column(reason, pa.string(), rows)
+    fields = {"step": step, "reason": reasons, "value": value, "threshold": threshold}
+    return struct(DROPPED, rows, fields, reasons.is_valid())
+
+
+def dropped_row(id_: str, source: str, reason: str, value: str | None = None, **columns: Any) -> pa.Table:
+    """One row that a builder could not read: kept in the account, with the reason."""
+    return records(1, id=id_, source=source, dropped=drops(source, 1, reason, value), **columns)
+
+
+def hash_texts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """xxh3-128 of the UTF-8 bytes of each text (null as empty): an array of shape (rows, 2) and dtype uint64."""
+    digest = xxhash.xxh3_128_digest
+    return np.frombuffer(
+        b"".join([digest(text or b"") for text in texts.cast(pa.binary()).to_pylist()]), dtype=np.uint64
+    ).reshape(-1, 2)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and lone surrogates escaped: what hostile data says may end on a terminal."""
+    return text if text.isprintable() else text.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def text_or_none(value: object) -> str | None:
+    """A JSON value as text where it is a text that Arrow can hold."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None

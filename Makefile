@@ -35,7 +35,7 @@ check: $(VENV)/.dev ## check style, formatting, types and the direction of impor
 bench: ## list the benchmarks
 	@find benchmarks -name '*.py' 2>/dev/null | sort | while read -r file; do \
 		echo "  $(BIN)/python $$file"; \
-		sed -n '1,3s/^"""\([^"]*\).*/      \1/p' "$$file"; \
+		sed -n '1s/^"""\([^"]*\).*/      \1/p' "$$file"; \
 	done
 
 clean: ## remove the environment and the caches; built releases (dist/) and annotations (.hfds/) stay

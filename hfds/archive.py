@@ -4,12 +4,16 @@ Tar headers are read here and not by `tarfile` because a pass over 40,000 member
 that is not accounted for must be noticed (POSIX.1-2001 ustar and pax, and GNU long names). Zips go through `zipfile`.
 """
 
+import hashlib
 import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+import numpy as np
 
 from hfds.errors import BadFile, BadRow
 from hfds.picture import LARGEST
@@ -51,6 +55,10 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     @property
@@ -65,15 +73,22 @@ class Reader:
         self._file.seek(offset)
         return self._file.read(n)
 
-    def into(self, buffer: bytearray, offset: int, n: int) -> int:
-        """Fills `buffer[:n]` from `offset` and returns how many bytes came."""
+    def into(self, buffer: bytearray | np.ndarray, offset: int, n: int) -> int:
+        """Fills `buffer[:n]` (bytes) from `offset` and returns how many bytes came."""
         view, done = memoryview(buffer)[:n], 0
         if not self.local:
-            view[: len(data)] = data = self.read(offset, n)
+            data = self.read(offset, n)
+            view[: len(data)] = data
             return len(data)
         while done < n and (got := os.preadv(self._file.fileno(), [view[done:]], offset + done)):
             done += got
         return done
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a local file, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unsafe(name: str) -> bool:

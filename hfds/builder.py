@@ -4,7 +4,6 @@ A source subclasses it with class attributes (`NAME`, `LICENSE`, configs with th
 `read(piece)`. Works prepared or streaming, from a local folder or from the Hub at a pinned revision.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
 from hfds import archive, picture, record, slices
+from hfds.archive import sha256_of
 from hfds.errors import BadFile, ConfigError, HfdsError, SourceMissing, nearest
 
 T = TypeVar("T")
@@ -112,8 +112,8 @@ class Builder(datasets.ArrowBasedBuilder):
         token: str | bool | None = None,
         **options: Any,
     ):
-        self._check_names(config_name, splits, options)
-        config = next(c for c in self.BUILDER_CONFIGS if c.name == (config_name or self._default_name()))
+        self.check_names(config_name, splits, options)
+        config = next(c for c in self.BUILDER_CONFIGS if c.name == (config_name or self.default_config()))
         self.revision: str | None = None
         self.limit = limit
         self._one: tuple[str, Piece] | None = options.pop("_one", None)
@@ -136,6 +136,11 @@ class Builder(datasets.ArrowBasedBuilder):
             **options,
         )
 
+    def files(self) -> list[File]:
+        """Every upstream file that this config reads, by name."""
+        found = {f.name: f for files in [*self.upstream.values(), [*self.companions.values()]] for f in files}
+        return [found[name] for name in sorted(found)]
+
     def each_piece(self, cache_dir: str | Path) -> list[tuple[str, "Builder"]]:
         """(split, a builder of one piece alone) in order: each has a cache of its own, so a long build goes on after a
         kill, and a source that gained a file reads only that file."""
@@ -147,13 +152,15 @@ class Builder(datasets.ArrowBasedBuilder):
         ]
 
     @classmethod
-    def _default_name(cls) -> str:
+    def default_config(cls) -> str:
+        """The config that is read when none is named."""
         return str(cls.DEFAULT_CONFIG_NAME or cls.BUILDER_CONFIGS[0].name)
 
     @classmethod
-    def _check_names(cls, config_name: str | None, splits: Sequence[str] | None, options: Mapping[str, Any]) -> None:
+    def check_names(cls, config_name: str | None, splits: Sequence[str] | None, options: Mapping[str, Any]) -> None:
+        """Raises ConfigError for a config, split or option that this source does not have."""
         names = [config.name for config in cls.BUILDER_CONFIGS]
-        name = config_name or cls._default_name()
+        name = config_name or cls.default_config()
         if name not in names:
             raise ConfigError(f"{cls.NAME} has no config {name!r}: {nearest(name, names)}")
         known = next(c for c in cls.BUILDER_CONFIGS if c.name == name).files
@@ -321,12 +328,6 @@ def _fetch(dl_manager: Any, files: list[File]) -> list[File]:
         if file.sha256 and "://" not in file.path and (got := sha256_of(file.path)) != file.sha256:
             raise BadFile(file.name, f"its sha256 is {got}, upstream says {file.sha256}")
     return here
-
-
-def sha256_of(path: str | Path) -> str:
-    """The sha256 of a local file, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_version(cls: type) -> str:

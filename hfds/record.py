@@ -3,11 +3,11 @@
 Null means that the source does not say; nothing is ever invented.
 """
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -53,7 +53,7 @@ FEATURES = Features(
 SCHEMA: pa.Schema = FEATURES.arrow_schema
 DROPPED: pa.StructType = SCHEMA.field("dropped").type
 
-Column = pa.Array | pa.ChunkedArray | np.ndarray | list[Any] | str | int | float | None
+Column: TypeAlias = pa.Array | pa.ChunkedArray | np.ndarray | list[Any] | str | int | float | None
 
 
 def column(values: Column, type_: pa.DataType, rows: int) -> pa.Array:
@@ -133,10 +133,43 @@ def captions(rows: int, styles: Mapping[str, Column]) -> pa.Array:
 
 
 def json_objects(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Array:
-    """One JSON object per row from named columns, 64-bit integers exact, not-a-number as null; for `extra`."""
-    frame = pl.DataFrame({name: pl.from_arrow(array) for name, array in columns.items()})
-    text = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_arrow()
-    return column(text.cast(pa.string()), pa.json_(), len(text))
+    """One JSON object per row from named columns, for `extra`: integers exact, not-a-number as null, times as ISO 8601,
+    `pa.json_()` columns verbatim, lists and structs as they are."""
+    pieces: list[Any] = []
+    for name, values in columns.items():
+        pieces += [f"{', ' if pieces else '{'}{json.dumps(name)}: ", pc.fill_null(json_values(values), "null")]
+    text = pc.binary_join_element_wise(*pieces, "}", "") if pieces else pa.array([], pa.string())
+    return column(text, pa.json_(), len(text))
+
+
+def json_values(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Each value as JSON text; null stays null. Columns are turned as wholes, nested ones row by row."""
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return array.storage.cast(pa.string())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _json_strings(array.cast(pa.string()))
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_finite(array), array, None).cast(pa.string())
+    if pa.types.is_timestamp(kind):
+        text = array.cast(pa.timestamp("us")).cast(pa.string())
+        text = pc.replace_substring(text, " ", "T")
+        return pc.binary_join_element_wise('"', text, 'Z"' if kind.tz else '"', "")
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return array.cast(pa.string())
+    rows = [None if row is None else json.dumps(row, ensure_ascii=False) for row in array.to_pylist()]
+    return pa.array(rows, pa.string())
+
+
+def _json_strings(texts: pa.Array) -> pa.Array:
+    plain = pc.replace_substring(pc.replace_substring(texts, "\\", "\\\\"), '"', '\\"')
+    quoted = pc.binary_join_element_wise('"', plain, '"', "")
+    odd = pc.fill_null(pc.match_substring_regex(texts, "[\\x00-\\x1f]"), False)
+    if not pc.any(odd).as_py():
+        return quoted
+    escaped = [json.dumps(text, ensure_ascii=False) for text in texts.filter(odd).to_pylist()]
+    return pc.replace_with_mask(quoted, odd, pa.array(escaped, pa.string()))
 
 
 def drops(step: str, rows: int, reason: Column, value: Column = None, threshold: Column = None) -> pa.Array:
@@ -157,6 +190,43 @@ def hash_texts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(
         b"".join([digest(text or b"") for text in texts.cast(pa.binary()).to_pylist()]), dtype=np.uint64
     ).reshape(-1, 2)
+
+
+def canonical(table: pa.Table) -> pa.Array:
+    """One text per row that says all its values: equal texts mean equal rows, whatever library wrote them.
+
+    Numbers as their bits, texts with their length in front, nested values inside out; null is "~".
+    """
+    named = [[f"{name}=", _canonical(_flat(table[name])), ";"] for name in sorted(table.column_names)]
+    return pc.binary_join_element_wise(*[part for parts in named for part in parts], "")
+
+
+def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _canonical(array: pa.Array) -> pa.Array:
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _canonical(array.storage)
+    if pa.types.is_struct(kind):
+        parts = [_canonical(child) for child in array.flatten()]
+        text = pc.binary_join_element_wise("{", *parts, "}", "")
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _canonical(array.flatten())
+        offsets = np.zeros(len(array) + 1, np.int32)
+        np.cumsum(np.asarray(pc.fill_null(pc.list_value_length(array), 0)), out=offsets[1:])
+        text = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), inner), "")
+        text = pc.binary_join_element_wise("[", text, "]", "")
+    elif pa.types.is_floating(kind):
+        bits = pa.int64() if kind.bit_width == 64 else pa.int32()
+        text = pc.binary_join_element_wise("f", array.view(bits).cast(pa.string()), ",", "")
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        length = pc.binary_length(array).cast(pa.string())
+        text = pc.binary_join_element_wise(length, ":", array.cast(pa.string()), "")
+    else:
+        text = pc.binary_join_element_wise(array.cast(pa.string()), ",", "")
+    return pc.if_else(array.is_valid(), text, "~")
 
 
 def printable(text: str) -> str:

@@ -62,7 +62,7 @@ def slice_path(offset: int, size: int, file: str) -> str:
 
 def parse_slices(paths: pa.Array) -> pa.StructArray:
     """`offset` and `size` (int64) and `file` (string) of each path; null where it is no slice."""
-    parts = pc.extract_regex(paths, PATTERN)
+    parts = pc.extract_regex(paths, PATTERN)  # RE2: where nothing matches all three are null
     offset, size, file = parts.flatten()
     fields = [offset.cast(pa.int64()), size.cast(pa.int64()), file]
     return pa.StructArray.from_arrays(fields, ["offset", "size", "file"], mask=parts.is_null())

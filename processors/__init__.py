@@ -1,0 +1,1 @@
+"""What can happen to rows: one file per capability."""

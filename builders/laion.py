@@ -1,0 +1,413 @@
+"""LAION: pictures of the web by URL and alt text, as metadata and as img2dataset downloads them.
+
+https://laion.ai/blog/laion-5b and https://github.com/rom1504/img2dataset
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hfds import parquet, record
+from hfds.archive import Member, Reader, tar_members, unsafe
+from hfds.builder import Builder, File, Piece, SourceConfig, batched, stamp_of
+from hfds.errors import BadFile, BadRow
+from hfds.parquet import BYTES, NUMBER_OR_TEXT, TEXT, Kind
+from hfds.picture import Examiner, Picture, picture_of
+from hfds.record import printable, text_or_none
+from hfds.slices import slice_path
+
+TEXTS = Kind("a list of text", lambda type_: TEXT.holds(type_) or pa.types.is_list(type_))
+# What a column is for: its type, and the names that the subsets and img2dataset give it.
+COLUMNS: dict[str, tuple[Kind, tuple[str, ...]]] = {
+    "url": (TEXT, ("url", "URL")),
+    "text": (TEXT, ("caption", "TEXT")),
+    "texts": (TEXTS, ("all_captions",)),
+    "width": (NUMBER_OR_TEXT, ("WIDTH", "width")),
+    "height": (NUMBER_OR_TEXT, ("HEIGHT", "height")),
+    "similarity": (NUMBER_OR_TEXT, ("similarity",)),
+    "watermark": (NUMBER_OR_TEXT, ("pwatermark",)),
+    "nsfw": (NUMBER_OR_TEXT, ("punsafe",)),
+    "aesthetic": (NUMBER_OR_TEXT, ("AESTHETIC_SCORE", "aesthetic")),
+    "license": (TEXT, ("LICENSE", "license")),
+    "hash": (NUMBER_OR_TEXT, ("hash",)),
+    "picture_width": (NUMBER_OR_TEXT, ("width",)),
+    "picture_height": (NUMBER_OR_TEXT, ("height",)),
+    "key": (TEXT, ("key",)),
+    "status": (TEXT, ("status",)),
+    "error": (TEXT, ("error_message",)),
+}
+SCORES = ("similarity", "watermark", "nsfw", "aesthetic")
+PICTURES = ("jpg", "png", "webp")  # img2dataset's encode formats: extensions, and columns of its `parquet` layout
+SIDECARS = ("json", "txt")
+FAILED = ("failed_to_download", "failed_to_resize")
+BATCH = 2_000
+BATCH_OF_BYTES = 100  # rows, where they carry their pictures
+
+
+@dataclass
+class LaionConfig(SourceConfig):
+    """`needs`: the columns without which a file is not of this config; `pictures`: whether img2dataset wrote it."""
+
+    needs: tuple[str, ...] = ("url", "text", "width", "height")
+    pictures: bool = False
+
+
+def _metadata(name: str, description: str, *needs: str) -> LaionConfig:
+    files = {"train": ("part-*.parquet", "data/*.parquet")}
+    return LaionConfig(name=name, files=files, needs=(*LaionConfig.needs, *needs), description=description)
+
+
+class Laion(Builder):
+    """LAION as metadata without pictures (`high_resolution`, `aesthetics_v2_475`, `laion2b_en_aesthetic`), and as
+    `img2dataset` downloaded it.
+
+    The config `img2dataset` reads the `webdataset`, `files` and `parquet` layouts; each shard `NNNNN.parquet` tells by
+    what stands beside it which one it is: `NNNNN.tar`, else a folder `NNNNN`, else a column jpg, png or webp in it.
+    That parquet is the authority: `.json` and `.txt` sidecars are not read. There is one row per row of it, sorted by
+    key (img2dataset writes them as downloads end; the `parquet` layout, whose rows carry their pictures, stays in that
+    order), then one for each thing in the tar or folder that no row knows. Reasons of dropped rows: failed_to_download
+    and failed_to_resize (value: the error message), unknown_status, no_picture, what is wrong with a broken picture,
+    size_mismatch (it is not of the size that the row says), duplicate_key, no_url, not_utf8; and in the tar or folder
+    no_metadata, link, unsafe_name, unknown_member. One that lacks its parquet stops the build.
+
+    `id` is xxh3-128 of URL and text: keys repeat between downloads and `hash` is not always there, while a row of the
+    metadata keeps its id in every download of it. A pair that comes again in the same piece of a file is dropped as
+    duplicate_key (value: its id); in another file or subset it is the same row and has the same id.
+
+    `prompt` is the alt text as found, HTML entities and all; null where blank. `captions` holds it as "alt_text", and
+    the other texts of a column all_captions (lists, or JSON of them) as "caption". `width` and `height` are measured
+    where there is a picture, else WIDTH and HEIGHT as given. `source_scores` are similarity, pwatermark, punsafe, and
+    AESTHETIC_SCORE or aesthetic. `license` is what a LICENSE column says, else "unknown": LAION's CC-BY-4.0 is for its
+    metadata, not for the pictures behind it.
+
+    `extra`: every other column under its own name, such as hash (exact to 64 bits; `hash_rounded` where it came as
+    float), LANGUAGE, key, status, error_message, original_width, original_height, exif, sha256 or md5 (of what
+    img2dataset downloaded; not checked again); and numbers that came as text. Columns of bytes are left out.
+    """
+
+    NAME = "laion"
+    HOMEPAGE = "https://laion.ai/blog/laion-5b"
+    LICENSE = "CC-BY-4.0"
+    OBTAIN = (
+        "get the metadata from the Hub (laion/laion-high-resolution, say, once its authors gave you access), and its "
+        "pictures with: img2dataset --url_list FOLDER --input_format parquet --url_col URL --caption_col TEXT"
+    )
+    BUILDER_CONFIG_CLASS = LaionConfig
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        _metadata("high_resolution", "170 M rows of 1024 x 1024 and more; sizes int32, scores float32"),
+        _metadata("aesthetics_v2_475", "aesthetic score (v2) of 4.75 and more; sizes and scores float64", "aesthetic"),
+        _metadata("laion2b_en_aesthetic", "English, aesthetic score (v1) above 7; scores float32", "aesthetic"),
+        LaionConfig(
+            name="img2dataset",
+            files={"train": ("[0-9]*.parquet", "*/[0-9]*.parquet")},
+            needs=("url", "key", "status"),
+            pictures=True,
+            description="what img2dataset wrote",
+        ),
+    ]
+    DEFAULT_CONFIG_NAME = "img2dataset"
+
+    config: LaionConfig
+
+    def neighbours(self) -> Any:
+        """Stamps of the tars and folders beside img2dataset's parquet files; BadFile for one that lacks its parquet."""
+        files = [file for files in self.upstream.values() for file in files if "://" not in file.path]
+        shards = [file for file in files if Path(file.path).stem.isdigit()]
+        for folder, name in sorted({(Path(file.path).parent, Path(file.name).parent) for file in shards}):
+            there = {path.name for path in folder.iterdir()}
+            for shard in sorted(n for n in there if n.removesuffix(".tar").isdigit()):
+                if (wanted := f"{shard.removesuffix('.tar')}.parquet") not in there:
+                    advice = "the download was interrupted: run img2dataset again, or remove it to build without it"
+                    raise BadFile((name / shard).as_posix(), f"no {wanted} beside it", advice)
+        beside = [Path(file.path).with_suffix(suffix) for file in shards for suffix in (".tar", "")]
+        return [stamp_of(path) for path in beside if path.exists()]
+
+    def split_file(self, file: File) -> list[Piece]:
+        """Metadata in runs of row groups, a shard of img2dataset as a whole."""
+        if self.config.pictures:
+            return [Piece(file)]
+        return [Piece(file, start, stop) for start, stop in parquet.row_group_runs(file.path, file.name)]
+
+    def read(self, piece: Piece) -> Iterator[pa.Table]:
+        """Metadata by columns; pictures are examined where they lie and joined to their rows by key."""
+        rows = Rows(piece, self.config, self.revision)
+        if not self.config.pictures:
+            for batch in parquet.batches(piece.path, piece.name, rows.columns, piece.start, piece.stop):
+                yield rows.table(*parquet.repaired(batch))
+            return
+        path, name = piece.path.removesuffix(".parquet"), piece.name.removesuffix(".parquet")
+        fs, fs_path = fsspec.url_to_fs(path)
+        if fs.isfile(f"{fs_path}.tar"):
+            with Reader(f"{path}.tar") as tar:
+                yield from _joined(rows, Shelf(tar_members(tar, f"{name}.tar"), tar.path, tar), f"{name}.tar")
+        elif fs.isdir(fs_path):
+            yield from _joined(rows, Shelf(_members(fs.ls(fs_path, detail=True)), path), name)
+        else:
+            yield from _carried(rows, name)
+
+
+class Taken(NamedTuple):
+    """The picture of a row, or why it has none."""
+
+    image: dict[str, Any] | None = None
+    picture: Picture | None = None
+    reason: str | None = None
+    value: str | None = None
+
+
+class Rows:
+    """Turns batches of one piece into rows of the common schema; remembers the ids that it gave."""
+
+    def __init__(self, piece: Piece, config: LaionConfig, revision: str | None):
+        self.piece, self.config, self.revision = piece, config, revision
+        schema = parquet.schema_of(piece.path, piece.name)
+        self.names = _names(schema, piece.name, config)
+        self.columns = [f.name for f in schema if not (f.name.startswith("__index_level_") or BYTES.holds(f.type))]
+        self.carried = [name for name in PICTURES if name in schema.names and name not in self.columns][:1]
+        self._seen: set[bytes] = set()
+        self._count = 0
+
+    def text(self, batch: pa.RecordBatch, what: str) -> pa.Array:
+        """A column of texts; nulls where the file has none for it."""
+        return batch[self.names[what]].cast(pa.string()) if what in self.names else pa.nulls(len(batch), pa.string())
+
+    def number(self, batch: pa.RecordBatch, what: str, type_: pa.DataType) -> pa.Array:
+        """A column of numbers; nulls where the file has none for it."""
+        return parquet.numbers(batch[self.names[what]], type_) if what in self.names else pa.nulls(len(batch), type_)
+
+    def table(self, batch: pa.RecordBatch, bad: np.ndarray, taken: list[Taken] | None = None) -> pa.Table:
+        """One row per row. `bad` tells which had a text that is not UTF-8; `taken` holds their pictures."""
+        url, text = self.text(batch, "url"), self.text(batch, "text")
+        ids, dropped = self._identify(url, text, bad, taken)
+        prompt = pc.if_else(pc.equal(pc.utf8_trim_whitespace(text), ""), None, text)
+        captions, unread = _captions(prompt, batch[self.names["texts"]] if "texts" in self.names else None)
+        license_ = pc.utf8_trim_whitespace(self.text(batch, "license"))
+        sizes = {side: self.number(batch, side, pa.int32()) for side in ("width", "height")}
+        if taken is not None:
+            for side, said in sizes.items():
+                pairs = zip(taken, said.to_pylist(), strict=True)
+                sizes[side] = [getattr(one.picture, side) if one.picture else given for one, given in pairs]
+        return record.records(
+            len(batch),
+            id=ids,
+            source=Laion.NAME,
+            source_revision=self.revision,
+            license=pc.if_else(pc.is_in(license_, pa.array(["", "?", None])), "unknown", license_),
+            url=url,
+            image=[one.image for one in taken] if taken else None,
+            image_hash=[one.picture and one.picture.hash for one in taken] if taken else None,
+            prompt=prompt,
+            captions=captions,
+            source_scores={score: self.number(batch, score, pa.float64()) for score in SCORES},
+            extra=self._extra(batch, unread),
+            dropped=dropped,
+            **sizes,
+        )
+
+    def _identify(
+        self, url: pa.Array, text: pa.Array, bad: np.ndarray, taken: list[Taken] | None
+    ) -> tuple[pa.Array, pa.Array | None]:
+        """The columns `id` and `dropped`."""
+        pairs = pc.binary_join_element_wise(pc.fill_null(url, ""), pc.fill_null(text, ""), "\0")
+        raw, count = record.hash_texts(pairs).tobytes(), len(url)
+        ends = pa.py_buffer(np.arange(0, 32 * count + 1, 32, dtype=np.int32))
+        digits = pa.StringArray.from_buffers(count, ends, pa.py_buffer(raw.hex().encode()))
+        ids = pc.binary_join_element_wise(f"{Laion.NAME}/", digits, "")
+        again = self._again([raw[at : at + 16] for at in range(0, len(raw), 16)])
+        no_url = np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(url), ""), True))
+        fates = taken or [Taken()] * count
+        reasons, values = [one.reason for one in fates], [one.value for one in fates]
+        for row in np.flatnonzero(bad | no_url | again).tolist():
+            if reasons[row] is None:
+                reasons[row] = "not_utf8" if bad[row] else "no_url" if no_url[row] else "duplicate_key"
+                values[row] = ids[row].as_py() if reasons[row] == "duplicate_key" else None
+        if again.any():
+            where = f"@{printable(self.piece.name)}:{self.piece.start}."
+            apart = [f"{ids[row]}{where}{self._count + row}" for row in np.flatnonzero(again).tolist()]
+            ids = pc.replace_with_mask(ids, pa.array(again), pa.array(apart, pa.string()))
+        self._count += count
+        return ids, record.drops(Laion.NAME, count, reasons, values) if any(reasons) else None
+
+    def _again(self, digests: list[bytes]) -> np.ndarray:
+        """Which digests were there before, in this batch or an earlier one."""
+        again, fresh = np.zeros(len(digests), bool), set(digests)
+        if len(fresh) < len(digests) or not self._seen.isdisjoint(fresh):
+            before = set(self._seen)
+            for row, digest in enumerate(digests):
+                again[row] = digest in before
+                before.add(digest)
+        self._seen |= fresh
+        return again
+
+    def _extra(self, batch: pa.RecordBatch, unread: pa.Array | None) -> pa.Array | None:
+        """Every column that has no place of its own, or has lost something on the way to it."""
+        placed = {name for what, name in self.names.items() if what not in ("hash", "key", "status", "error")}
+        if self.config.pictures:  # WIDTH and HEIGHT are the metadata's word, beside what was measured
+            placed = placed - {"WIDTH", "HEIGHT"} | {"width", "height"}
+        numeric = {name for what, name in self.names.items() if COLUMNS[what][0] is NUMBER_OR_TEXT}
+        kept = {
+            "hash_rounded" if name == "hash" and pa.types.is_floating(array.type) else name: array
+            for name, array in zip(batch.schema.names, batch.columns, strict=True)
+            if name not in placed or (name in numeric and TEXT.holds(array.type))
+        }
+        if unread is not None:
+            kept[self.names["texts"]] = unread
+        return record.json_objects(kept) if kept else None
+
+
+def _names(schema: pa.Schema, file: str, config: LaionConfig) -> dict[str, str]:
+    """Which column of the file is which of `COLUMNS`."""
+    found = {what: name for what, (_, names) in COLUMNS.items() for name in reversed(names) if name in schema.names}
+    for what in config.needs:
+        if what not in found:
+            kind, names = COLUMNS[what]
+            there = ", ".join(schema.names) or "none"
+            raise BadFile(file, f"{config.name} wants a column {' or '.join(names)} ({kind.name}), it has {there}")
+    parquet.check_columns(schema, file, {name: COLUMNS[what][0] for what, name in found.items()})
+    return found
+
+
+def _captions(prompt: pa.Array, others: pa.Array | None) -> tuple[Any, pa.Array | None]:
+    """The column `captions`, and of `others` whatever is no list of texts."""
+    if others is None:
+        return {"alt_text": prompt}, None
+    rows, unread = [], []
+    for text, given in zip(prompt.to_pylist(), others.to_pylist(), strict=True):
+        try:
+            texts = json.loads(given) if isinstance(given, str) else given
+        except (ValueError, RecursionError):
+            texts = None
+        listed = [text_or_none(t) for t in texts] if isinstance(texts, list) else []
+        styled = [("alt_text", text), *(("caption", t) for t in listed if t != text)]
+        rows.append([{"style": style, "text": t} for style, t in styled if t and t.strip()])
+        unread.append(None if isinstance(texts, list) else given)
+    return rows, pa.array(unread, others.type) if any(unread) else None
+
+
+def _members(entries: list[dict[str, Any]]) -> Iterator[Member]:
+    """A listed folder as if it were an archive, by name."""
+    for entry in sorted(entries, key=lambda entry: str(entry["name"])):
+        kind = "link" if entry.get("islink") else "file" if entry["type"] == "file" else "other"
+        yield Member(entry["name"].rpartition("/")[2], -1, entry["size"], kind, b"")
+
+
+class Shelf:
+    """The pictures in the tar or folder at `path`, by key; in `odd` whatever cannot be one, with the reason."""
+
+    def __init__(self, members: Iterable[Member], path: str, tar: Reader | None = None):
+        self._path, self._tar, self._examine = path, tar, Examiner()
+        self._held: dict[str, Member] = {}
+        self.odd: list[tuple[Member, str]] = []
+        for member in members:
+            key, _, extension = member.name.rpartition("/")[2].rpartition(".")
+            if reason := self._unusable(member, key, extension):
+                self.odd.append((member, reason))
+            elif extension in PICTURES:
+                self._held[key] = member
+
+    def _unusable(self, member: Member, key: str, extension: str) -> str | None:
+        if member.kind == "link":
+            return "link"
+        if unsafe(member.name) or "::" in member.name:
+            return "unsafe_name"
+        if member.kind != "file" or extension not in (*PICTURES, *SIDECARS):
+            return "unknown_member"
+        return "duplicate_key" if extension in PICTURES and key in self._held else None
+
+    def take(self, key: str | None) -> Taken:
+        """The picture of a key; raises BadRow where there is none or it is broken."""
+        if key is None or key not in self._held:
+            raise BadRow("no_picture")
+        name, offset, size, *_ = self._held[key]
+        if self._tar is not None:
+            return self._read(self._tar, offset, size, slice_path(offset, size, self._path))
+        with Reader(f"{self._path}/{name}") as reader:
+            return self._read(reader, 0, reader.size, reader.path)
+
+    def _read(self, reader: Reader, offset: int, size: int, path: str) -> Taken:
+        picture = self._examine(reader, offset, size)
+        stays = {"bytes": None, "path": path}
+        return Taken(stays if reader.local else {"bytes": reader.read(offset, size), "path": None}, picture)
+
+    def unknown(self, keys: set[str]) -> list[tuple[Member, str]]:
+        """The pictures whose key is none of these."""
+        return [(member, "no_metadata") for key, member in self._held.items() if key not in keys]
+
+
+def _joined(rows: Rows, shelf: Shelf, where: str) -> Iterator[pa.Table]:
+    """The rows of a shard by key with their pictures, then whatever else is on the shelf."""
+    keys: set[str] = set()
+    parts = [parquet.repaired(batch) for batch in parquet.batches(rows.piece.path, rows.piece.name, rows.columns)]
+    if parts:
+        table, bad = pa.Table.from_batches([part for part, _ in parts]), np.concatenate([b for _, b in parts])
+        order = pc.sort_indices(table[rows.names["key"]])
+        size = BATCH_OF_BYTES if "://" in rows.piece.path else BATCH
+        for some in (order[at : at + size] for at in range(0, len(order), size)):
+            (batch,) = table.take(some).combine_chunks().to_batches()
+            yield rows.table(batch, bad[np.asarray(some)], _fates(rows, batch, keys, lambda _, key: shelf.take(key)))
+    for left in batched([*shelf.odd, *shelf.unknown(keys)], BATCH):
+        labels = [printable(m.name) + (f"@{m.offset}" if m.offset >= 0 else "") for m, _ in left]
+        yield record.records(
+            len(left),
+            id=[f"{Laion.NAME}/{printable(where)}/{label}" for label in labels],
+            source=Laion.NAME,
+            source_revision=rows.revision,
+            license="unknown",
+            dropped=record.drops(Laion.NAME, len(left), [reason for _, reason in left], [m.name for m, _ in left]),
+        )
+
+
+def _carried(rows: Rows, base: str) -> Iterator[pa.Table]:
+    """The rows of a shard that carry their pictures, in the order of the file."""
+    keys: set[str] = set()
+    wanted = [*rows.columns, *rows.carried]
+    for part in parquet.batches(rows.piece.path, rows.piece.name, wanted, rows=BATCH_OF_BYTES):
+        batch, bad = parquet.repaired(part)
+        data = batch[rows.carried[0]] if rows.carried else None
+
+        def take(row: int, _: str | None, data: pa.Array | None = data) -> Taken:
+            if data is None:
+                raise BadFile(rows.piece.name, f"no {base}.tar, no folder {base}, no column {' or '.join(PICTURES)}")
+            if not data[row].is_valid:
+                raise BadRow("no_picture")
+            return Taken({"bytes": data[row].as_py(), "path": None}, picture_of(data[row].as_py()))
+
+        yield rows.table(batch.select(rows.columns), bad, _fates(rows, batch, keys, take))
+
+
+def _fates(rows: Rows, batch: pa.RecordBatch, keys: set[str], take: Callable[[int, str], Taken]) -> list[Taken]:
+    """The picture of each row, or why it has none; adds to `keys`."""
+    said = [rows.text(batch, what).to_pylist() for what in ("key", "status", "error")]
+    sizes = [rows.number(batch, f"picture_{side}", pa.int32()).to_pylist() for side in ("width", "height")]
+    fates = []
+    for row, (key, status, error, *size) in enumerate(zip(*said, *sizes, strict=True)):
+        if key in keys:
+            fate = Taken(reason="duplicate_key", value=key)
+        elif status in FAILED:
+            fate = Taken(reason=status, value=error)
+        elif status != "success":
+            fate = Taken(reason="unknown_status", value=status)
+        else:
+            fate = _fate(row, key, size, take)
+        fates.append(fate)
+        keys.add(key)
+    return fates
+
+
+def _fate(row: int, key: str, size: list[int | None], take: Callable[[int, str], Taken]) -> Taken:
+    """The picture of a row that was downloaded, if it is whole and of the `size` that the row says."""
+    try:
+        taken = take(row, key)
+    except BadRow as bad:
+        return Taken(reason=bad.reason, value=bad.value)
+    found = [taken.picture.width, taken.picture.height] if taken.picture else []
+    if None in size or found == size:
+        return taken
+    return Taken(reason="size_mismatch", value=f"{found}, the row says {size}")

@@ -1,0 +1,342 @@
+"""OpenPrompts: ten million prompts of the Stable Diffusion beta on Discord with their parameters, as one CSV.
+
+https://github.com/krea-ai/open-prompts
+"""
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from hfds import record
+from hfds.builder import Builder, Piece, SourceConfig
+from hfds.errors import BadRow
+from hfds.record import text_or_none
+from hfds.text import csv_batches, json_object
+
+DISCORD = pa.struct(
+    {
+        "seed": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "content": pa.string(),
+        "is_grid": pa.int32(),
+        "num_step": pa.int32(),
+        "cfg_scale": pa.float64(),
+        "image_uri": pa.string(),
+        "timestamp": pa.int64(),
+        "content_type": pa.string(),
+        "image_proxy_uri": pa.string(),
+        "num_generations": pa.int32(),
+    }
+)
+RAW = pa.schema(
+    {
+        "image_uri": pa.string(),
+        "modifiers": pa.list_(pa.string()),
+        "thumbnail_uri": pa.string(),
+        "raw_discord_data": DISCORD,
+    }
+)
+# What stands where there is no text, or not yet.
+NOTHING = pa.array(["", "PENDING"])
+# Blocks that are parsed while the next one is read.
+AHEAD = 2
+# Rows that are read one by one when one of them is not of the published shapes.
+FEW = 128
+
+# Of people (<@1>, <@!1>) and of roles (<@&1>).
+MENTION = r"<@[!&]?[0-9]+>"
+# Discord's ids have 17 digits and more; a shorter number in a URL may be anything.
+SNOWFLAKE = re.compile(r"<@[!&]?([0-9]{15,})>")
+# Dreamt in `6.22s` for <@1>'s `!dream "a prompt" -H 704 -n 9 -i -S 874920223` The seeds for each individual image are ...
+# A grid's message goes on with one command per picture; the first is the one that was given.
+COMMAND = (
+    r'(?s)!dream\s+"(?P<prompt>.*?)"(?P<flags>(?:\s+-[A-Za-z]\s*[\w.]*)*)\s*'
+    r"(?:`|$|The (?:seeds|commands) for each individual image)"
+)
+# ..._Sydney_Opera_House_holding_a_sign_-C_15.0_-n_9_-i_-A_k_euler_-S_556046175_ts-1660001285_idx-4.png
+SAMPLER_IN_URL = r"_-A_(?P<value>k_[a-z0-9_]+?|ddim|plms)_(?:-[A-Za-z]_|ts-)"
+FLAGS = {
+    "S": (pa.int64(), "[0-9]{1,18}"),
+    "s": (pa.int32(), "[0-9]{1,9}"),
+    "C": (pa.float64(), r"[0-9]{1,9}(?:\.[0-9]{0,9})?"),
+    "A": (pa.string(), r"\w+"),
+    "W": (pa.int32(), "[0-9]{1,9}"),
+    "H": (pa.int32(), "[0-9]{1,9}"),
+    "n": (pa.int32(), "[0-9]{1,9}"),
+}
+
+
+class Said(NamedTuple):
+    """What `raw_data` says: its published fields, what else stood there (the inside of a JSON object), and per row the
+    reason why it says nothing and what was found."""
+
+    raw: pa.Table
+    rest: pa.Array
+    reason: pa.Array
+    value: pa.Array
+
+
+class OpenPrompts(Builder):
+    """Prompts of the Stability AI Discord, August 2022, with their parameters; text only, the pictures' links are dead.
+
+    `prompt` is the column of that name, null when blank. Where the message holds another prompt (it does in each row
+    without one), `captions` has it as well, as "message". `generation` and the size come from the fields of
+    `raw_discord_data`; those that are missing from the flags of the command in `content`, and the sampler, which has no
+    field, else from the file name in `url`. What was left at its default there is null. `seed` is the command's: the
+    other pictures of that command had seeds of their own (listed at the end of `content`). No model is named: upstream
+    calls the whole "the beta testing of Stable Diffusion v1.3", which no row confirms.
+
+    Mentions of people and roles (`<@1>`) are removed from every text, and a URL that spells the id of someone whom its
+    row mentions is null. Otherwise texts are unchanged.
+
+    `id` is a hash of the row as published, so that it is the same in every excerpt of the file; a row that stands there
+    twice has it twice, and the build drops the second. A row whose `raw_data` is no JSON object is dropped with its
+    prompt in it.
+
+    `extra`: modifiers, image_uri and thumbnail_uri (krea's copies, unless "PENDING"), discord_image_uri (if it is no
+    URL), image_proxy_uri, content_type, timestamp (seconds), num_generations, is_grid (the last two also from the
+    command), content, and any further key or value of another type under its own name, those of `raw_discord_data` in
+    an object of that name. What is null or empty is left out.
+    """
+
+    NAME = "openprompts"
+    HOMEPAGE = "https://github.com/krea-ai/open-prompts"
+    LICENSE = "unknown"  # upstream's section on it is commented out
+    OBTAIN = "openprompts.csv is linked from https://github.com/krea-ai/open-prompts; an excerpt is its data/1k.csv"
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        SourceConfig(name="default", files={"train": ("openprompts.csv", "data/1k.csv", "*.csv")})
+    ]
+
+    def read(self, piece: Piece) -> Iterator[pa.Table]:
+        """One pass over the CSV, a block of whole rows at a time; what they say is parsed while the next is read."""
+        blocks = csv_batches(piece.path, piece.name, ("prompt", "raw_data"))
+        with ThreadPoolExecutor(AHEAD) as pool:
+            waiting: deque[Future[pa.Table]] = deque()
+            for block in blocks:
+                waiting.append(pool.submit(self._table, block))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _table(self, block: pa.Table) -> pa.Table:
+        published, raw_data = (pc.fill_null(_whole(block[name]), "") for name in ("prompt", "raw_data"))
+        said = parse(raw_data)
+        raw = {name: _told(_whole(said.raw[name])) for name in RAW.names}
+        discord = {field.name: _told(pc.struct_field(raw["raw_discord_data"], field.name)) for field in DISCORD}
+        content = without_mentions(discord["content"])
+        told, flags = command(content)
+        prompt = _filled(without_mentions(published))
+        is_url = pc.match_substring_regex(discord["image_uri"], "^https?://")
+        uris = {
+            "url": pc.if_else(is_url, discord["image_uri"], None),
+            "image_uri": raw["image_uri"],
+            "thumbnail_uri": raw["thumbnail_uri"],
+            "discord_image_uri": pc.if_else(is_url, None, discord["image_uri"]),
+            "image_proxy_uri": discord["image_proxy_uri"],
+        }
+        uris = _without_ids(uris, pc.binary_join_element_wise(published, pc.fill_null(discord["content"], ""), " "))
+        url = uris.pop("url")
+        extra = {
+            "modifiers": _json_lists(raw["modifiers"]),
+            **uris,
+            "content_type": discord["content_type"],
+            "timestamp": discord["timestamp"],
+            "num_generations": pc.coalesce(discord["num_generations"], flags["n"]),
+            "is_grid": pc.coalesce(discord["is_grid"], flags["is_grid"]),
+            "content": content,
+        }
+        sampler = pc.struct_field(pc.extract_regex(url, SAMPLER_IN_URL), "value")
+        guidance = pc.coalesce(discord["cfg_scale"], flags["C"]).cast(pa.float32(), safe=False)
+        rows = len(published)
+        return record.records(
+            rows,
+            id=_ids(self.NAME, pc.binary_join_element_wise(published, raw_data, "\0")),
+            source=self.NAME,
+            source_revision=self.revision,
+            license=self.LICENSE,
+            url=url,
+            width=pc.coalesce(discord["width"], flags["W"]),
+            height=pc.coalesce(discord["height"], flags["H"]),
+            prompt=prompt,
+            captions={"prompt": prompt, "message": _other(told, prompt)},
+            generation={
+                "seed": pc.coalesce(discord["seed"], flags["S"]),
+                "steps": pc.coalesce(discord["num_step"], flags["s"]),
+                "guidance": pc.if_else(pc.is_finite(guidance), guidance, None),
+                "sampler": pc.coalesce(flags["A"], sampler),
+            },
+            extra=_objects(extra, said.rest),
+            dropped=record.drops(self.NAME, rows, said.reason, said.value),
+        )
+
+
+def parse(texts: pa.Array) -> Said:
+    """What each `raw_data` says, none null: as columns where all rows have the published fields and types, and row by
+    row around one that has not."""
+    if (raw := _parse_columns(texts)) is not None:
+        nothing = pa.nulls(len(texts), pa.string())
+        return Said(raw, nothing, nothing, nothing)
+    if len(texts) <= FEW:
+        return _parse_rows(texts)
+    parts = [parse(texts[at : at + FEW]) for at in range(0, len(texts), FEW)]
+    raw, *others = zip(*parts, strict=True)
+    return Said(pa.concat_tables(raw), *map(pa.concat_arrays, others))
+
+
+def _parse_columns(texts: pa.Array) -> pa.Table | None:
+    """The texts as one JSON file, or None when a row is not one object of the published fields and types.
+
+    As each text begins with "{" and ends with "}", has no line end, and none can go on behind "}{", there are as many
+    objects as texts only if each text is one.
+    """
+    if not len(texts):
+        return RAW.empty_table()
+    if not pc.all(pc.and_(pc.starts_with(texts, "{"), pc.ends_with(texts, "}"))).as_py():
+        return None
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts), "\n")[0].as_buffer()
+    if np.count_nonzero(np.frombuffer(joined, np.uint8) == ord("\n")) != len(texts) - 1:
+        return None
+    try:
+        table = pa.json.read_json(
+            pa.BufferReader(joined),
+            pa.json.ReadOptions(use_threads=True, block_size=1 << 20),
+            pa.json.ParseOptions(explicit_schema=RAW, unexpected_field_behavior="error"),
+        )
+    except pa.ArrowInvalid:
+        return None
+    return table if len(table) == len(texts) else None
+
+
+def _parse_rows(texts: pa.Array) -> Said:
+    raws: list[dict[str, Any]] = []
+    others: list[tuple[str | None, str | None, str | None]] = []
+    for text in texts.to_pylist():
+        found = json_object(text)
+        if isinstance(found, dict) and not isinstance(found.get("raw_discord_data"), dict | None):
+            found = BadRow("wrong_type", f"raw_discord_data is a {type(found['raw_discord_data']).__name__}")
+        if isinstance(found, BadRow):
+            blank = found.reason == "blank"
+            raws.append({})
+            others.append((None, None, None) if blank else (None, found.reason, found.value))
+            continue
+        discord = found.pop("raw_discord_data", None) or {}
+        raw, rest = _sorted({field.name: field.type for field in RAW}, found)
+        raw["raw_discord_data"], more = _sorted({field.name: field.type for field in DISCORD}, discord)
+        if more:
+            rest["raw_discord_data"] = more
+        raws.append(raw)
+        others.append((_inside(rest) if rest else None, None, None))
+    rest_, reason, value = (pa.array(column, pa.string()) for column in zip(*others, strict=True))
+    return Said(pa.Table.from_pylist(raws, RAW), rest_, reason, value)
+
+
+def _sorted(types: dict[str, pa.DataType], found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of known keys as their types, and all others that say something."""
+    known = {name: _fitted(found.get(name), type_) for name, type_ in types.items()}
+    return known, {k: v for k, v in found.items() if v is not None and known.get(k) is None}
+
+
+def _fitted(value: Any, type_: pa.DataType) -> Any:
+    """`value` as `type_`; None when that would change what it says."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", value) and type_ != pa.string():
+        value = float(value) if "." in value else int(value)
+    if isinstance(value, float) and value.is_integer() and pa.types.is_integer(type_):
+        value = int(value)
+    if pa.types.is_integer(type_):
+        limit = 1 << (type_.bit_width - 1)
+        return value if type(value) is int and -limit <= value < limit else None
+    if pa.types.is_floating(type_):
+        return float(value) if type(value) is float or (type(value) is int and abs(value) < 1 << 53) else None
+    if pa.types.is_list(type_):
+        texts = [text_or_none(item) for item in value] if isinstance(value, list) else [None]
+        return None if None in texts else texts
+    return text_or_none(value)
+
+
+def command(content: pa.Array) -> tuple[pa.Array, dict[str, pa.Array]]:
+    """From each message of the bot the prompt of its command, and per flag its value; null where there is none."""
+    found = pc.extract_regex(content, COMMAND)
+    text = pc.struct_field(found, "flags")
+    flags = {name: _flag(text, name, pattern).cast(type_) for name, (type_, pattern) in FLAGS.items()}
+    grid, single = (pc.match_substring_regex(text, rf"\s-{name}(?:\s|$)") for name in "gi")
+    flags["is_grid"] = pc.if_else(pc.or_(grid, single), grid.cast(pa.int32()), None)
+    return pc.struct_field(found, "prompt"), flags
+
+
+def without_mentions(texts: pa.Array) -> pa.Array:
+    """The texts without mentions of people and roles, nor those that appear when one is taken out of another."""
+    while pc.any(pc.match_substring_regex(texts, MENTION)).as_py():
+        texts = pc.replace_substring_regex(texts, MENTION, "")
+    return texts
+
+
+def _flag(flags: pa.Array, name: str, pattern: str) -> pa.Array:
+    return pc.struct_field(pc.extract_regex(flags, rf"\s-{name}\s*(?P<value>{pattern})(?:\s|$)"), "value")
+
+
+def _without_ids(uris: dict[str, pa.Array], texts: pa.Array) -> dict[str, pa.Array]:
+    """The URIs, null where one spells the id of someone whom the row's text mentions."""
+    rows = np.flatnonzero(pc.fill_null(pc.match_substring(texts, "<@"), False))
+    people = [SNOWFLAKE.findall(text) for text in texts.take(pa.array(rows)).to_pylist()]
+    clean = {}
+    for name, column in uris.items():
+        spelled = np.zeros(len(column), bool)
+        for row, ids in zip(rows, people, strict=True):
+            spelled[row] = any(id_ in (column[row].as_py() or "") for id_ in ids)
+        clean[name] = without_mentions(pc.if_else(pa.array(spelled), None, column) if spelled.any() else column)
+    return clean
+
+
+def _ids(source: str, texts: pa.Array) -> pa.Array:
+    digits = record.hash_texts(texts).tobytes().hex().encode()
+    keys = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(texts), [None, pa.py_buffer(digits)])
+    return pc.binary_join_element_wise(source, keys.cast(pa.binary()).cast(pa.string()), "/")
+
+
+def _objects(columns: dict[str, pa.Array], rest: pa.Array) -> pa.Array:
+    """One JSON object per row from what is not null, and from `rest`, which is the inside of an object already."""
+    pieces = [pc.binary_join_element_wise(f'"{k}"', record.json_values(v), ": ") for k, v in columns.items()]
+    empty = pa.repeat("", len(rest))  # pyarrow 26 forgets a row of which it skips everything
+    inside = pc.utf8_slice_codeunits(pc.binary_join_element_wise(empty, *pieces, rest, ", ", null_handling="skip"), 2)
+    return pc.binary_join_element_wise("{", without_mentions(_filled(inside)), "}", "")
+
+
+def _json_lists(lists: pa.Array) -> pa.Array:
+    """Lists of strings as JSON; null where empty."""
+    items = pc.fill_null(record.json_values(lists.values), "null")
+    text = pc.binary_join_element_wise("[", pc.binary_join(pa.ListArray.from_arrays(lists.offsets, items), ", "), "]", "")
+    filled = pc.greater(pc.list_value_length(lists), 0)
+    return record.column(pc.if_else(filled, text, None), pa.json_(), len(lists))
+
+
+def _inside(object_: dict[str, Any]) -> str:
+    return json.dumps(object_, ensure_ascii=False)[1:-1].encode("utf-8", "replace").decode()
+
+
+def _other(told: pa.Array, prompt: pa.Array) -> pa.Array:
+    """The message's prompt where it is not the row's."""
+    differs = pc.not_equal(pc.utf8_trim_whitespace(told), pc.utf8_trim_whitespace(prompt))
+    return pc.if_else(pc.fill_null(differs, True), _filled(told), None)
+
+
+def _told(values: pa.Array) -> pa.Array:
+    return pc.if_else(pc.is_in(values, NOTHING), None, values) if values.type == pa.string() else values
+
+
+def _filled(texts: pa.Array) -> pa.Array:
+    """The texts, null where blank."""
+    return pc.if_else(pc.match_substring_regex(texts, r"\S"), texts, None)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -1,0 +1,114 @@
+"""The card of a built dataset: numbers from its locks, words from `cards/`. Never half of either by hand."""
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from hfds.lock import read_locks
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~$])")
+# Licence names of the Hub's front matter, where they are not the SPDX identifier in lower case.
+_HUB_LICENSES = {"unknown": "unknown"}
+
+
+def write_card(home: Path) -> None:
+    """Writes `README.md` of a built dataset's folder from the locks in it; the newest release is the default config."""
+    locks = read_locks(home)
+    aside = home / "README.md.part"
+    aside.write_text(render(locks), encoding="utf-8")
+    aside.rename(home / "README.md")
+
+
+def render(locks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The card of a dataset with these releases, oldest first."""
+    newest = [*locks.values()][-1]
+    words = _words(newest["dataset"])
+    body = Template(_words("release")).substitute(
+        dataset=newest["dataset"],
+        words=words.strip(),
+        releases="\n\n".join(_release(lock) for lock in reversed([*locks.values()])),
+        newest=newest["release"],
+    )
+    return f"---\n{_front_matter(locks)}---\n\n{body.strip()}\n"
+
+
+def _words(name: str) -> str:
+    path = files("cards") / f"{name}.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _front_matter(locks: Mapping[str, Mapping[str, Any]]) -> str:
+    configs: list[dict[str, Any]] = []
+    for number, (name, lock) in enumerate(locks.items(), start=1):
+        paths = [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in lock["splits"]]
+        configs.append({"config_name": name, "data_files": paths, **({"default": True} if number == len(locks) else {})})
+    for name, lock in locks.items():
+        path = [{"split": "train", "path": lock["ledger"]["path"]}]
+        configs.append({"config_name": f"{name}-ledger", "data_files": path})
+    licenses = sorted({_HUB_LICENSES.get(n, n.lower()) for lock in locks.values() for n in lock["licenses"]})
+    meta: dict[str, Any] = {"configs": configs}
+    if licenses:
+        meta["license"] = licenses if len(licenses) > 1 else licenses[0]
+    return str(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True))
+
+
+def _release(lock: Mapping[str, Any]) -> str:
+    """The section of one release."""
+    splits = [[name, f"{split['rows']:,}", _size(split["bytes"]), str(len(split["shards"]))]
+              for name, split in lock["splits"].items()]
+    licenses = [[name, f"{rows:,}"] for name, rows in lock["licenses"].items()]
+    steps = [[step["name"], ", ".join(f"{k}={v!r}" for k, v in step["parameters"].items())] for step in lock["steps"]]
+    parts = [
+        f"## {escape(lock['release'])}",
+        escape(lock["description"]),
+        _table(["split", "rows", "size", "shards"], splits),
+        "What happened to every row:",
+        _table(["input", "rows", "dropped", "kept"], funnel_rows(lock["funnel"])),
+        _table(["step", "parameters"], steps) if steps else "",
+        _table(["licence", "rows"], licenses),
+        _table(["source", "revision", "licence", "files"], [_source(source) for source in lock["sources"]]),
+        f"Digest `{lock['digest']}`; every file and parameter is in `releases/{lock['release']}.lock.json`, the fate of"
+        f" every row in the config `{lock['release']}-ledger`.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def funnel_rows(funnel: list[dict[str, Any]]) -> list[list[str]]:
+    """The funnel as table rows: input, rows in, dropped by reason, kept by split."""
+    return [
+        [
+            entry["input"],
+            f"{entry['rows']:,}",
+            ", ".join(f"{drop['reason']} {drop['rows']:,}" for drop in entry["dropped"]) or "-",
+            ", ".join(f"{split} {rows:,}" for split, rows in entry["kept"].items()) or "-",
+        ]
+        for entry in funnel
+    ]
+
+
+def _source(source: Mapping[str, Any]) -> list[str]:
+    revision = source["revision"] or "local files"
+    return [source["homepage"] or source["input"], revision, source["license"], f"{len(source['files']):,}"]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([escape(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Text without any markup of its own: one line, every character that Markdown or HTML would act on escaped."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

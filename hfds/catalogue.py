@@ -1,0 +1,97 @@
+"""Sources and releases by name: what the command line and `hfds.load` look things up in."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from builders import BUILDERS
+from hfds.builder import Builder
+from hfds.errors import ConfigError, nearest
+from hfds.release import Release
+from hfds.releases import RELEASES
+
+
+def find_builder(name: str) -> type[Builder]:
+    """The builder called `name`; raises ConfigError with the nearest name."""
+    known = {builder.NAME: builder for builder in BUILDERS}
+    if name not in known:
+        raise ConfigError(f"there is no source {name!r}: {nearest(name, known)}")
+    return known[name]
+
+
+def find_release(dataset: str, name: str) -> Release:
+    """A shipped release by dataset and name, or the release `name` of a Python file when `dataset` is a path to one.
+
+    Raises:
+        ConfigError: with the nearest names, or with what is wrong with the file.
+    """
+    if dataset.endswith(".py"):
+        known = {release.name: release for release in releases_in(Path(dataset))}
+        where = dataset
+    else:
+        names = sorted({release.dataset for release in RELEASES})
+        if dataset not in names:
+            raise ConfigError(f"there is no dataset {dataset!r}: {nearest(dataset, names)}")
+        known = {release.name: release for release in RELEASES if release.dataset == dataset}
+        where = f"{dataset}'s"
+    if name not in known:
+        raise ConfigError(f"release {name!r} is not one of {where} releases: {nearest(name, known)}")
+    return known[name]
+
+
+def dataset_folder(dataset: str, name: str) -> str:
+    """The folder of a dataset below `dist`: its name, also where a Python file was given."""
+    return find_release(dataset, name).dataset if dataset.endswith(".py") else dataset
+
+
+def releases_in(path: Path) -> list[Release]:
+    """Every Release that a user's own Python file defines at its top level. The file is run: it is the user's code."""
+    if not path.is_file():
+        raise ConfigError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001  a user's file may raise anything
+        raise ConfigError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    found = [value for value in vars(module).values() if isinstance(value, Release)]
+    if not found:
+        raise ConfigError(f"{path} defines no Release at its top level: V1 = Release(dataset=..., name='v1', ...)")
+    return found
+
+
+def load(
+    source: str,
+    config: str | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    num_proc: int | None = None,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> Any:
+    """A source's rows in the common schema, as `datasets.load_dataset` would give them.
+
+    Args:
+        source: a builder's name, such as "diffusiondb".
+        config: one of its configs; its default when None.
+        data_dir: the folder that holds the source as published; from the Hub when None.
+        split: one split alone, as a Dataset; a DatasetDict of all when None.
+        streaming: an IterableDataset, with nothing written.
+        num_proc: processes that prepare it.
+        cache_dir: where the prepared rows go; the cache of `datasets` when None.
+        options: further arguments of the builder or its config, such as revision="...", limit=1000 or seed=7.
+
+    Raises:
+        ConfigError: unknown source, config, split or option.
+        SourceError: the source is missing or one of its files cannot be read.
+    """
+    splits = None if split is None else (split,)
+    builder = find_builder(source)(config, data_dir=data_dir, cache_dir=cache_dir, splits=splits, **options)
+    if streaming:
+        return builder.as_streaming_dataset(split)
+    builder.download_and_prepare(num_proc=num_proc)
+    return builder.as_dataset(split)

@@ -1,0 +1,93 @@
+"""The rows of a release's inputs: each piece of each source prepared once, in parallel, and found again by later runs."""
+
+from collections.abc import Iterable
+
+import multiprocess
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets.utils import disable_progress_bars, tqdm
+
+from hfds import record
+from hfds.builder import Builder
+from hfds.processor import BATCH, Made, WholeDataset, marked
+from hfds.run import Run
+
+
+def gather(builders: Iterable[Builder], run: Run, whole: bool) -> tuple[Dataset, list[int]]:
+    """All rows of all builders, one after the other, with ids unique over all of them; and the rows of each.
+
+    Args:
+        builders: of one release, in order.
+        run: where the pieces are kept, and how many processes prepare them.
+        whole: false when the builders have a limit, which no piece could know alone.
+    """
+    parts = [_pieces(builder, run) if whole else _limited(builder) for builder in builders]
+    lengths = [sum(len(piece) for piece in part) for part in parts]
+    rows = concatenate_datasets([piece for part in parts for piece in part])
+    return (rows if _unique(rows) else UniqueIds()(rows, run)), lengths
+
+
+def _pieces(builder: Builder, run: Run) -> list[Dataset]:
+    pieces = builder.each_piece(run.sources)
+    if run.num_proc > 1 and len(pieces) > 1:
+        with multiprocess.Pool(run.num_proc, initializer=disable_progress_bars) as pool:
+            done = pool.imap(_prepare, [piece for _, piece in pieces])
+            for _ in tqdm(done, total=len(pieces), desc=f"Reading {builder.NAME}", unit=" files"):
+                pass
+    return [_prepare(piece).as_dataset(split) for split, piece in pieces]
+
+
+def _prepare(piece: Builder) -> Builder:
+    piece.download_and_prepare()
+    return piece
+
+
+def _limited(builder: Builder) -> list[Dataset]:
+    builder.download_and_prepare()
+    return [builder.as_dataset(split) for split in builder.pieces()]
+
+
+def _unique(rows: Dataset) -> bool:
+    return bool(_grouped(rows)[1].all())
+
+
+def _grouped(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The positions of all rows with those of one id side by side in order, and where another id begins."""
+    batches = rows.select_columns(["id"]).with_format("arrow").iter(BATCH)
+    keys = np.concatenate([record.hash_texts(table["id"]) for table in batches] or [np.zeros((0, 2), np.uint64)])
+    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable
+    new = np.ones(len(order), bool)
+    new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    return order, new
+
+
+class UniqueIds(WholeDataset):
+    """Gives the second, third ... row of an id the ids "<id>#2", "<id>#3" ..., and drops them as "duplicate_key"."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The ids, and the source as the step that drops."""
+        return "id", "source"
+
+    @property
+    def adds(self) -> Features:
+        """Ids and marks."""
+        return Features({"id": Value("string"), "dropped": record.FEATURES["dropped"]})
+
+    def decide(self, rows: Dataset) -> Made:
+        """The running number of every row among those with its id."""
+        order, new = _grouped(rows)
+        starts = np.flatnonzero(new)
+        number = np.empty(len(order), np.int64)
+        number[order] = np.arange(len(order)) - starts[np.cumsum(new) - 1] + 1
+
+        def made(table: pa.Table, positions: np.ndarray) -> pa.Table:
+            ids, again = table["id"].combine_chunks(), pa.array(number[positions] > 1)
+            numbered = pc.binary_join_element_wise(ids, pa.array(number[positions]).cast(pa.string()), "#")
+            fields = {"step": table["source"], "reason": "duplicate_key", "partner": ids}
+            verdicts = record.struct(record.DROPPED, len(table), fields, again)
+            return marked(table, verdicts).add_column(0, "id", pc.if_else(again, numbered, ids))
+
+        return made

@@ -1,0 +1,83 @@
+"""The lock: what a release was made of, and the digest of what it is. Plain JSON without a clock, so equal means equal."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets.utils import tqdm
+
+from hfds.archive import sha256_of
+from hfds.shards import Written
+
+PACKAGES = ("datasets", "huggingface-hub", "numpy", "pillow", "pyarrow", "xxhash")
+
+
+def digest_of(shards: Sequence[Written]) -> str:
+    """sha256 over the sorted xxh3-128 of every row's id, split and content: the same rows in the same splits have the
+    same digest, whatever their order, shards, compression or machine."""
+    if not shards:
+        return hashlib.sha256(b"").hexdigest()
+    rows = np.concatenate([shard.digests for shard in shards])
+    ordered = rows[np.lexsort((rows[:, 0], rows[:, 1]))]
+    return hashlib.sha256(ordered.astype("<u8").tobytes()).hexdigest()
+
+
+def make_lock(**parts: Any) -> dict[str, Any]:
+    """A lock from its parts, with the versions of the packages that can change a release's bytes."""
+    return {**parts, "packages": {"hfds": version("hfds"), **{name: version(name) for name in PACKAGES}}}
+
+
+def write_lock(lock: Mapping[str, Any], path: Path) -> None:
+    """Writes a lock aside and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(lock, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.rename(path)
+
+
+def read_locks(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every lock in a built dataset's folder by release name, in the order of `release_order`."""
+    found = {path.name.removesuffix(".lock.json"): path for path in (folder / "releases").glob("*.lock.json")}
+    return {name: json.loads(found[name].read_text(encoding="utf-8")) for name in sorted(found, key=release_order)}
+
+
+def release_order(name: str) -> list[tuple[int, int | str]]:
+    """Sort key: v2 before v4 before v4-a before v10."""
+    import re
+
+    parts = re.findall(r"\d+|[^\d\W_]+", name)
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+
+
+def file_sums(files: Mapping[str, tuple[str, str]], notes: Path, threads: int) -> dict[str, str]:
+    """sha256 of local files by name, hashing only those that `notes` does not know at their present stamp.
+
+    Args:
+        files: name to (path, stamp); see `hfds.builder.stamp_of`.
+        notes: a JSON file {stamp: sha256} that is kept up to date while the work goes on.
+    """
+    known: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
+    todo = {stamp: path for path, stamp in files.values() if stamp not in known}
+    try:
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            sums = tqdm(pool.map(sha256_of, todo.values()), total=len(todo), desc="Hashing sources", unit=" files")
+            for number, (stamp, sum_) in enumerate(zip(todo, sums, strict=True), start=1):
+                known[stamp] = sum_
+                if number % 100 == 0:
+                    _save(known, notes)
+    finally:
+        if todo:
+            _save(known, notes)
+    return {name: known[stamp] for name, (_, stamp) in files.items()}
+
+
+def _save(known: Mapping[str, str], notes: Path) -> None:
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    aside = notes.with_name(notes.name + ".part")
+    aside.write_text(json.dumps(known), encoding="utf-8")
+    aside.rename(notes)

@@ -1,0 +1,369 @@
+"""Release: a value that says which inputs go through which steps; `build` makes the folder that is the Hub repository.
+
+`build` keeps promises 1, 4, 6 and 7 of docs/design.md: conservation, pictures written once, the same release from the
+same inputs, and never half of one.
+"""
+
+import errno
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Value, concatenate_datasets
+
+from hfds import lock as locks
+from hfds import shards
+from hfds.archive import sha256_of
+from hfds.builder import Builder, code_version
+from hfds.card import write_card
+from hfds.errors import ConfigError, HfdsError, OutOfSpace, SourceError, SourceMissing, nearest
+from hfds.gather import gather
+from hfds.ledger import check_conservation, funnel, kept_split, write_ledger
+from hfds.processor import Step
+from hfds.record import FEATURES
+from hfds.run import Run
+
+COLUMNS = ("image", "prompt", "captions", "source", "license", "url", "width", "height", "image_hash", "generation")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_SPLIT = re.compile(r"\w+(\.\w+)*")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One source of a release.
+
+    Args:
+        builder: the source's class.
+        config: one of its configs; its default when None.
+        into: the split that its rows are for, whatever their hash says.
+        splits: only these of the source's own splits.
+        folder: where it lies below the sources' folder; the builder's NAME when None.
+        revision: branch, tag or commit on the Hub.
+        options: the config's options, such as {"seed": 7}.
+    """
+
+    builder: type[Builder]
+    config: str | None = None
+    into: str | None = None
+    splits: tuple[str, ...] | None = None
+    folder: str | None = None
+    revision: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """The name under which the ledger and the lock know it: "diffusiondb/2m_text"."""
+        config = self.config or self.builder.default_config()
+        splits = "[" + ",".join(self.splits) + "]" if self.splits else ""
+        return f"{self.builder.NAME}/{config}{splits}"
+
+    def problems(self) -> list[str]:
+        """What is wrong with it, one sentence each."""
+        found = []
+        try:
+            self.builder.check_names(self.config, self.splits, self.options)
+        except ConfigError as error:
+            found += error.problems
+        if self.into is not None and not _SPLIT.fullmatch(self.into):
+            found.append(f"{self.label}: {self.into!r} is no name for a split: letters, digits, _ and dots")
+        return found
+
+    def open(self, sources: Path | None, run: Run, rows: int | None) -> Builder:
+        """Its builder, with the upstream files found.
+
+        Raises:
+            SourceMissing: they are not there.
+        """
+        folder = sources / (self.folder or self.builder.NAME) if sources else None
+        return self.builder(
+            self.config,
+            data_dir=folder,
+            revision=self.revision,
+            splits=self.splits,
+            limit=rows,
+            cache_dir=run.sources,
+            **self.options,
+        )
+
+
+@dataclass(frozen=True)
+class Release:
+    """Which inputs go through which steps, and which columns come out (`id` always does)."""
+
+    dataset: str
+    name: str
+    inputs: tuple[Input, ...]
+    steps: tuple[Step, ...] = ()
+    columns: tuple[str, ...] = COLUMNS
+    description: str = ""
+
+    def but(self, name: str, **changes: Any) -> "Release":
+        """The release `name`, like this one but for `changes`."""
+        return replace(self, name=name, **changes)
+
+    def features(self) -> Features:
+        """The features of the rows that come out."""
+        known = self._known()
+        return Features({name: known[name] for name in dict.fromkeys(("id", *self.columns))})
+
+    def _known(self) -> dict[str, Any]:
+        known = {**FEATURES, "split": Value("string")}
+        for step in self.steps:
+            known.update(step.adds)
+        return known
+
+    def check(self) -> None:
+        """Raises ConfigError with every problem of this release at once."""
+        found = [problem for input_ in self.inputs for problem in input_.problems()]
+        for what, name in (("dataset", self.dataset), ("release", self.name)):
+            if not _NAME.fullmatch(name):
+                found.append(f"{what} name {name!r}: wanted letters, digits, '.', '_' and '-', 96 at most")
+        if not self.inputs:
+            found.append(f"release {self.name!r} has no inputs")
+        labels = [input_.label for input_ in self.inputs]
+        found += [f"input {label} is there twice" for label in sorted(set(labels)) if labels.count(label) > 1]
+        there = {**FEATURES, "split": None}
+        for step in self.steps:
+            found += step.problems()
+            for name in step.needs:
+                if name not in there:
+                    found.append(f"{step.name} needs the column {name!r} that no step before it adds: {nearest(name, there)}")
+            there.update(step.adds)
+        found += [f"column {name!r} of the release does not exist: {nearest(name, there)}"
+                  for name in self.columns if name not in there]
+        for name in sorted({"dropped", "split"} & set(self.columns)):
+            found.append(f"column {name!r} cannot be in a release: dropped rows and splits are in its ledger")
+        if found:
+            raise ConfigError(*(f"{self.dataset}/{self.name}: {problem}" for problem in found))
+
+
+@dataclass(frozen=True)
+class Built:
+    """A release on disk: `folder` is the dataset's, with every release built into it."""
+
+    folder: Path
+    release: Release
+    lock: dict[str, Any] = field(repr=False, hash=False)
+
+    @property
+    def digest(self) -> str:
+        """The digest of its rows; see `hfds.lock.digest_of`."""
+        return str(self.lock["digest"])
+
+    @property
+    def funnel(self) -> list[dict[str, Any]]:
+        """Rows in, dropped and kept for each input; see `hfds.ledger.funnel`."""
+        return list(self.lock["funnel"])
+
+
+def build(
+    release: Release,
+    run: Run | None = None,
+    *,
+    sources: str | Path | None = None,
+    out: str | Path = "dist",
+    rows: int | None = None,
+) -> Built:
+    """Builds `release` into `<out>/<dataset>/`; running again goes on where a killed run stopped.
+
+    Args:
+        release: what to build.
+        run: where; this machine and `.hfds` when None.
+        sources: the folder that holds one folder per source; sources not given by folder come from the Hub.
+        out: where the dataset's folder goes.
+        rows: at most this many rows of every split of every input, for a try.
+
+    Raises:
+        ConfigError: every problem of the release.
+        SourceError: a source is missing or one of its files cannot be read.
+        ConservationError: a row appeared or vanished.
+        OutOfSpace: a disk is full.
+    """
+    release.check()
+    run = run or Run.here()
+    with _disk_errors():
+        builders = open_inputs(release, run, Path(sources) if sources else None, rows)
+        table, lengths = gather(builders, run, whole=rows is None)
+        counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
+        table = _with_split(table, release.inputs, counts)
+        for step in release.steps:
+            table = step(table, run)
+        return _write(release, table, builders, counts, run, Path(out) / release.dataset, rows)
+
+
+def plan(release: Release, run: Run | None = None, *, sources: str | Path | None = None) -> dict[str, Any]:
+    """What a build of `release` would read: per input its files, bytes and pieces, and how many of those an earlier run
+    has prepared; per step what it needs and adds. Raises as `build`, before anything is read."""
+    release.check()
+    run = run or Run.here()
+    builders = open_inputs(release, run, Path(sources) if sources else None, None)
+    inputs = []
+    for input_, builder in zip(release.inputs, builders, strict=True):
+        files, pieces = builder.files(), builder.each_piece(run.sources)
+        inputs.append(
+            {
+                "input": input_.label,
+                "into": input_.into,
+                "revision": builder.revision,
+                "files": len(files),
+                "bytes": sum(file.size for file in files),
+                "pieces": len(pieces),
+                "prepared": sum(Path(piece.cache_dir).exists() for _, piece in pieces),
+            }
+        )
+    steps = [{"step": s.name, "needs": list(s.needs), "adds": [*s.adds], "parameters": s.parameters()} for s in release.steps]
+    return {"dataset": release.dataset, "release": release.name, "inputs": inputs, "steps": steps}
+
+
+def open_inputs(release: Release, run: Run, sources: Path | None, rows: int | None) -> list[Builder]:
+    """The builder of every input; all that are missing are named at once."""
+    found, missing = [], []
+    for input_ in release.inputs:
+        try:
+            found.append(input_.open(sources, run, rows))
+        except SourceMissing as error:
+            missing.append(str(error))
+    if missing:
+        raise SourceMissing("\n".join(missing))
+    return found
+
+
+def _with_split(rows: Dataset, inputs: Iterable[Input], counts: Mapping[str, int]) -> Dataset:
+    """A `split` column: where an input was read `into`, else null."""
+    parts = [pa.repeat(pa.scalar(i.into, pa.string()), counts[i.label]) for i in inputs]
+    split = Dataset(pa.table({"split": pa.chunked_array(parts)}), fingerprint=f"{[i.into for i in inputs]}{[*counts.values()]}")
+    return concatenate_datasets([rows, split], axis=1)
+
+
+def _write(
+    release: Release, rows: Dataset, builders: list[Builder], counts: dict[str, int], run: Run, home: Path, limit: int | None
+) -> Built:
+    """Shards, ledger, lock and card, made aside and moved into place: data first, the card last."""
+    aside = home / f".building-{release.name}"
+    positions = _positions(rows)
+    features = release.features()
+    folder = f"data/{release.name}"
+    plan = shards.plan(positions, shards.row_sizes(rows.select_columns([*features])), folder)
+    shutil.rmtree(aside / "ledger", ignore_errors=True)
+    written = shards.write(rows, plan, features, aside, run.journal / "shards", home, run.num_proc)
+    ledger = f"ledger/{release.name}.parquet"
+    write_ledger(rows, counts, aside / ledger)
+    counted = funnel(aside / ledger)
+    splits = {name: _split_entry(name, written) for name in positions}
+    check_conservation(counted, counts, {name: entry["rows"] for name, entry in splits.items() if entry["rows"]})
+    lock = locks.make_lock(
+        dataset=release.dataset,
+        release=release.name,
+        description=release.description,
+        digest=locks.digest_of(written),
+        columns={name: feature for name, feature in features.to_dict().items()},
+        splits=splits,
+        licenses=_licenses(rows, positions),
+        ledger={"path": ledger, "sha256": sha256_of(aside / ledger)},
+        sources=[_source_entry(i, b, counts[i.label], run, limit) for i, b in zip(release.inputs, builders, strict=True)],
+        steps=[{"name": s.name, "version": s.version, "parameters": s.parameters()} for s in release.steps],
+        funnel=counted,
+    )
+    _publish(home, aside, release.name, lock)
+    return Built(home, release, lock)
+
+
+def _positions(rows: Dataset) -> dict[str, np.ndarray]:
+    """Positions of the kept rows of every split, "train" first, the others by name."""
+    narrow = rows.select_columns(["split", "dropped"]).with_format("arrow")
+    found: dict[str, list[np.ndarray]] = {"train": []}
+    at = 0
+    for table in narrow.iter(50_000):
+        split = kept_split(table)
+        for name in split.unique().drop_null().to_pylist():
+            found.setdefault(name, []).append(np.flatnonzero(np.asarray(pc.fill_null(pc.equal(split, name), False))) + at)
+        at += len(table)
+    order = sorted(found, key=lambda name: (name != "train", name))
+    return {name: np.concatenate(found[name]) if found[name] else np.zeros(0, np.int64) for name in order}
+
+
+def _licenses(rows: Dataset, positions: dict[str, np.ndarray]) -> dict[str, int]:
+    """Kept rows by licence, most first."""
+    kept = np.zeros(len(rows), bool)
+    for own in positions.values():
+        kept[own] = True
+    counts: Counter[str] = Counter()
+    at = 0
+    for table in rows.select_columns(["license"]).with_format("arrow").iter(50_000):
+        licenses = table["license"].filter(pa.array(kept[at : at + len(table)]))
+        counts.update({entry["values"] or "unknown": entry["counts"] for entry in licenses.value_counts().to_pylist()})
+        at += len(table)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _split_entry(name: str, written: list[shards.Written]) -> dict[str, Any]:
+    own = [shard for shard in written if shard.split == name]
+    return {
+        "rows": sum(shard.rows for shard in own),
+        "bytes": sum(shard.bytes for shard in own),
+        "shards": [{"path": s.name, "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256} for s in own],
+    }
+
+
+def _source_entry(input_: Input, builder: Builder, rows: int, run: Run, limit: int | None) -> dict[str, Any]:
+    """What an input was: the revision, and every upstream file with its sha256 (not for a try of a few rows)."""
+    files = builder.files()
+    local = {file.name: (file.path, file.stamp) for file in files if file.sha256 is None and "://" not in file.path}
+    sums = locks.file_sums(local, run.journal / "files.json", run.num_proc) if limit is None else {}
+    return {
+        "input": input_.label,
+        "into": input_.into,
+        "options": dict(input_.options),
+        "rows": rows,
+        "limit": limit,
+        "repo": builder.REPO,
+        "revision": builder.revision,
+        "license": builder.LICENSE,
+        "homepage": builder.HOMEPAGE,
+        "code": code_version(type(builder)),
+        "files": [{"name": f.name, "bytes": f.size, "sha256": f.sha256 or sums.get(f.name)} for f in files],
+    }
+
+
+def _publish(home: Path, aside: Path, name: str, lock: Mapping[str, Any]) -> None:
+    """Moves a finished release into place. Its old lock goes first and its new one comes last but for the card, so that
+    no moment shows a lock with another release's data."""
+    (home / "releases" / f"{name}.lock.json").unlink(missing_ok=True)
+    for part in (f"data/{name}", f"ledger/{name}.parquet"):
+        target = home / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            shutil.rmtree(target)
+        (aside / part).replace(target)
+    locks.write_lock(lock, home / "releases" / f"{name}.lock.json")
+    write_card(home)
+    shutil.rmtree(aside)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A full disk as one sentence; datasets and pyarrow wrap it in errors of their own."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                where = f" at {cause.filename}" if cause.filename else ""
+                raise OutOfSpace(f"the disk is full{where}: free some space or choose another --workdir or --out, and run again to go on") from error
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,195 @@
+"""Rows out as Parquet shards: pictures written once, straight from where they lie, and every byte accounted for.
+
+Own code instead of `Dataset.to_parquet`, which leaves path-only pictures out and cuts shards by the number of processes.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from datasets import Dataset, Features
+from datasets.utils import tqdm
+
+from hfds.archive import Reader, sha256_of
+from hfds.embed import embedded, sizes
+from hfds.record import canonical, hash_texts
+
+MAX_SHARD = 500_000_000  # bytes, as `datasets`
+ROW_GROUP = 32 << 20  # bytes: a page of the Hub's viewer reads one
+MAX_ROWS = 100_000  # rows of a row group
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A Parquet file to be: `groups` are ascending row positions, one array for each row group."""
+
+    name: str  # "data/v4/train-00000-of-00012.parquet"
+    split: str
+    groups: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A Parquet file that is: `rows` is what its footer says, `digests` has shape (rows, 2), dtype uint64, one xxh3-128
+    for each row."""
+
+    name: str
+    split: str
+    rows: int
+    bytes: int
+    sha256: str
+    digests: np.ndarray
+
+
+def plan(positions: dict[str, np.ndarray], row_bytes: np.ndarray, folder: str, max_shard: int = MAX_SHARD) -> list[Shard]:
+    """Cuts the rows of every split into shards and row groups by the bytes of each row; depends on nothing else.
+
+    Args:
+        positions: per split the row positions, ascending, int64.
+        row_bytes: bytes of every row of the dataset, shape (rows,), int64.
+        folder: where the shards go, such as "data/v4".
+    """
+    shards = []
+    for split, rows in positions.items():
+        parts = _cut(rows, row_bytes, max_shard)
+        for number, part in enumerate(parts):
+            name = f"{folder}/{split}-{number:05d}-of-{len(parts):05d}.parquet"
+            shards.append(Shard(name, split, tuple(_cut(part, row_bytes, ROW_GROUP, MAX_ROWS))))
+    return shards
+
+
+def _cut(rows: np.ndarray, row_bytes: np.ndarray, most_bytes: int, most_rows: int = 1 << 62) -> list[np.ndarray]:
+    """Runs of rows of about equal bytes, none above the limits but a row that is larger by itself."""
+    ends = np.cumsum(row_bytes[rows])
+    total = int(ends[-1]) if len(rows) else 0
+    parts = max(1, -(-total // most_bytes), -(-len(rows) // most_rows))
+    cuts = np.searchsorted(ends, np.arange(1, parts) * total / parts) if total else []
+    return [part for part in np.split(rows, cuts) if len(part)] or [rows]
+
+
+def row_sizes(rows: Dataset, batch: int = 10_000) -> np.ndarray:
+    """Bytes that each row will take, its picture included: shape (rows,), int64."""
+    columns = [name for name in rows.column_names if name != "image"]
+    narrow = sum(rows.data.column(name).nbytes for name in columns) // max(1, len(rows))
+    if "image" not in rows.column_names:
+        return np.full(len(rows), narrow, np.int64)
+    batches = rows.select_columns(["image"]).with_format("arrow").iter(batch)
+    return np.concatenate([sizes(table["image"].combine_chunks()) for table in batches]) + narrow
+
+
+def write(
+    rows: Dataset, shards: list[Shard], features: Features, folder: Path, journal: Path, finished: Path, threads: int
+) -> list[Written]:
+    """Writes every shard below `folder`, in parallel; what `journal` knows to be in `finished` already is linked.
+
+    Raises:
+        SourceChanged: a picture's bytes are no longer those that were indexed.
+    """
+    journal.mkdir(parents=True, exist_ok=True)
+    for old in {*folder.glob("data/*/*")} - {folder / shard.name for shard in shards}:
+        old.unlink()  # a killed run had planned other shards
+
+    def one(shard: Shard) -> Written:
+        note = journal / f"{_key(rows, shard, features)}.json"
+        known = _known(note, shard, folder, finished)
+        return known or _write(rows, shard, features, folder / shard.name, note)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(tqdm(pool.map(one, shards), total=len(shards), desc="Writing shards", unit=" shards"))
+
+
+def _key(rows: Dataset, shard: Shard, features: Features) -> str:
+    digest = xxhash.xxh3_128(repr((rows._fingerprint, shard.name, features, pa.__version__, ROW_GROUP)).encode())
+    for group in shard.groups:
+        digest.update(group.tobytes())
+    return digest.hexdigest()
+
+
+def _known(note: Path, shard: Shard, folder: Path, finished: Path) -> Written | None:
+    """A shard that an earlier run wrote, if the file is still the one it wrote."""
+    if not note.exists():
+        return None
+    said = json.loads(note.read_text())
+    for root in (folder, finished):
+        path = root / shard.name
+        if path.exists() and [path.stat().st_size, path.stat().st_mtime_ns] == said["stamp"]:
+            if root != folder:
+                (folder / shard.name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / shard.name).unlink(missing_ok=True)
+                os.link(path, folder / shard.name)
+            return _written(shard, folder / shard.name, said["sha256"], np.load(note.with_suffix(".npy")))
+    return None
+
+
+def _write(rows: Dataset, shard: Shard, features: Features, path: Path, note: Path) -> Written:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    schema = features.arrow_schema
+    digests = []
+    with pq.ParquetWriter(aside, schema, **_options(schema)) as writer:
+        for table in _tables(rows, shard.groups, features):
+            content = table.drop_columns([c for c in ("image",) if c in table.column_names])
+            digests.append(hash_texts(canonical(content.append_column("split", pa.repeat(shard.split, len(table))))))
+            writer.write_table(table.select(schema.names), row_group_size=len(table) or None)
+    aside.rename(path)
+    all_digests = np.concatenate(digests) if digests else np.zeros((0, 2), np.uint64)
+    stat, sha256 = path.stat(), sha256_of(path)
+    with note.with_suffix(".part").open("wb") as file:
+        np.save(file, all_digests)
+    note.with_suffix(".part").rename(note.with_suffix(".npy"))
+    note.write_text(json.dumps({"stamp": [stat.st_size, stat.st_mtime_ns], "sha256": sha256}))
+    return _written(shard, path, sha256, all_digests)
+
+
+def _written(shard: Shard, path: Path, sha256: str, digests: np.ndarray) -> Written:
+    rows = pq.read_metadata(path).num_rows
+    return Written(shard.name, shard.split, rows, path.stat().st_size, sha256, digests)
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    """Pictures are compressed already: no codec, no dictionary, no statistics for their bytes."""
+    leaves = list(_leaves(schema))
+    others = [leaf for leaf in leaves if leaf != "image.bytes"]
+    codec = {leaf: "none" if leaf == "image.bytes" else "zstd" for leaf in leaves}
+    return {"compression": codec, "use_dictionary": others, "write_statistics": others, "write_page_index": True}
+
+
+def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[str]:
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            yield from _leaves(field.type, f"{prefix}{field.name}.")
+        elif pa.types.is_list(field.type):
+            yield from _leaves([field.type.value_field.with_name("element")], f"{prefix}{field.name}.list.")
+        else:
+            yield prefix + field.name
+
+
+def _tables(rows: Dataset, groups: tuple[np.ndarray, ...], features: Features) -> Iterator[pa.Table]:
+    """The rows of each group with their pictures embedded, and with `image_hash` also where no column shows it."""
+    readers: dict[str, Reader] = {}
+    wanted = [name for name in dict.fromkeys((*features, "image_hash")) if name in rows.column_names]
+    table = rows.data.table.select(wanted)
+    try:
+        for positions in groups:
+            low, high = (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (0, 0)
+            part = table.slice(low, high - low).take(pa.array(positions - low)).combine_chunks()
+            if "image" in features:
+                image = _one_chunk(part["image"])
+                image = embedded(image, part["id"].to_pylist(), part["image_hash"].to_pylist(), readers)
+                part = part.set_column(part.column_names.index("image"), "image", image)
+            yield part
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +25,12 @@ from hfds.parquet import INTEGER, NUMBER, TEXT, TIME
 from hfds.picture import Picture, picture_of
 from hfds.record import printable, text_or_none
 from hfds.slices import slice_path
+from hfds.text import blank_as_null, json_object, json_text
 
 PARTS = {"2m": 2_000, "large": 14_000}  # published, of 1,000 pictures each
-TABLES = {"2m": "metadata.parquet", "large": "metadata-large.parquet"}
-FOLDERS = {"2m": "images", "large": "diffusiondb-large-part-[12]"}
 SIZES = {"1k": 1, "5k": 5, "10k": 10, "50k": 50, "100k": 100, "500k": 500, "1m": 1_000, "5m": 5_000, "10m": 10_000}
+FOLDERS = {"2m": "images", "large": "diffusiondb-large-part-[12]"}
+TABLES = {"2m": "metadata.parquet", "large": "metadata-large.parquet"}
 # The table's columns: of which kind they must be, and as what they are read.
 COLUMNS = {
     "image_name": (TEXT, pa.string()),
@@ -48,17 +49,28 @@ COLUMNS = {
 }
 # By code, from 1; upstream's script spells the fifth "ddik_heunm".
 SAMPLERS = ("ddim", "plms", "k_euler", "k_euler_ancestral", "k_heun", "k_dpm_2", "k_dpm_2_ancestral", "k_lms", "others")
-# A row of the table as it is read: the sampler's name, or the code that has none; the row's key; what is wrong with it.
+# What is said of one picture: the columns with the sampler's name, or the code that has none; its key below the source;
+# why it will be dropped, and what was found; further members of the JSON object `extra`.
 SAID = pa.schema(
     {name: pa.string() if name == "sampler" else type_ for name, (_, type_) in COLUMNS.items()}
-    | {"sampler_code": pa.int32(), "key": pa.string(), "problem": pa.string()}
+    | {"sampler_code": pa.int32()}
+    | dict.fromkeys(("key", "reason", "value", "notes"), pa.string())
 )
+KEYS = {"p": "prompt", "se": "seed", "c": "cfg", "st": "step", "sa": "sampler"}  # of a part's JSON
 BLURRED = 2.0  # an image_nsfw off its scale of 0 to 1
-YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999 in microseconds; NaT lies below
-# What the keys of a part's JSON are called in the table.
-KEYS = {"p": "prompt", "se": "seed", "c": "cfg", "st": "step", "sa": "sampler"}
-BATCH = 100  # pictures of a table: the bytes of those that cannot be read in place are all in memory
-BUCKET = 100  # parts whose metadata share a file
+YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999 in microseconds; NaT lies far below
+BATCH = 100  # pictures of a table: those that cannot be read in place have their bytes in it
+BUCKET = 100  # parts whose metadata share a folder
+
+Said = dict[str, Any]  # a row of SAID, with its notes still as a dict
+
+
+class Row(NamedTuple):
+    """What is said of a picture and the picture, or either."""
+
+    said: Said
+    image: dict[str, Any] | None = None
+    picture: Picture | None = None
 
 
 @dataclass
@@ -91,39 +103,28 @@ def _config(subset: str, pick: str, name: str, parts: int) -> DiffusionDBConfig:
     )
 
 
-@dataclass
-class Row:
-    """A picture, what is said of it, or both. `reason` is why it will be dropped."""
-
-    key: str
-    said: dict[str, Any] = field(default_factory=dict)  # in the columns of SAID
-    notes: dict[str, Any] = field(default_factory=dict)  # further keys of `extra`
-    image: dict[str, Any] | None = None
-    picture: Picture | None = None
-    reason: str | None = None
-    value: str | None = None
-
-
 class DiffusionDB(Builder):
-    """Pictures that users made with Stable Diffusion on Discord in August 2022, with their prompts and parameters.
+    """Pictures that users made with Stable Diffusion on Discord, with their prompts and parameters.
 
     Configs: {2m,large}_first_{1k..1m} are the first parts, {2m,large}_random_{1k..1m} parts drawn by `seed` (large also
     has 5m and 10m), {2m,large}_all every part that is there, and {2m,large}_text the metadata table without pictures,
-    one row for each of its rows. A part holds 1,000 pictures and is taken as a whole. Pictures stay in their zips. What
-    the script called 1k_random_2m drew a million pictures: that is 2m_random_1m.
+    one row for each of its rows. A part holds 1,000 pictures and is taken whole. Pictures stay in their zips. What the
+    script called 1k_random_2m drew a thousand parts: that is 2m_random_1m.
 
-    With pictures, `prompt` and the parameters come from the JSON in the part's zip, else from the table; what the table
-    says otherwise is in `extra.table`. `prompt` and `captions` (style "prompt") are as published, trailing ", "
-    included; null when blank. `generation.sampler` is a name, or null for a code without one; the model's version is
-    not published. `source_scores.nsfw` is image_nsfw, null for pictures that were blurred upstream (published as 2.0).
-    `width` and `height` are measured, without a picture they are the table's. The id is the file's name, or a hash of
-    the row where the table has none.
+    With pictures, `prompt` and the parameters are those of the JSON in the part's zip, else of the table; what the
+    table says otherwise is in `extra.table`. `prompt` and `captions` (style "prompt") are as published, trailing ", "
+    included; null when blank. `generation.sampler` is a name, or null for a code without one; which version of the
+    model made a picture is not published. `source_scores.nsfw` is image_nsfw, null for pictures that were blurred
+    upstream (2.0). `width` and `height` are measured, without a picture the table's. `id` is the name of the picture's
+    file, or a hash of the row where the table has none; one that the table has twice is dropped by the build.
+
+    Reasons of dropped rows: no_metadata, no_picture, duplicate_key, not_utf8, link, unsafe_name, unknown_member, and
+    what is wrong with a broken picture.
 
     `extra`, without what is null: part_id, user_name (a SHA-256, or "deleted_account"), timestamp, prompt_nsfw, blurred
-    (true or false where image_nsfw is known), sampler_code (one without a name); and for pictures: table {column: what
-    it says other than the JSON or the picture}, json {key: what is of another type or unknown}, json_problem (why the
-    part's JSON does not tell of this picture: "missing", "broken_json", "not_utf8", "wrong_type" ...), table_problem
-    ("not_utf8").
+    (where there is an image_nsfw), sampler_code (one without a name); and for pictures: table {column: what it says
+    other than the JSON or the picture}, json {key: what is unknown or of another type}, json_problem (why the part's
+    JSON says nothing of the picture: "missing", "broken_json", "not_utf8", "wrong_type" ...), table_problem (not_utf8).
     """
 
     NAME = "diffusiondb"
@@ -148,7 +149,7 @@ class DiffusionDB(Builder):
     config: DiffusionDBConfig
 
     def split_file(self, file: File) -> list[Piece]:
-        """A zip is one piece, a table up to four."""
+        """A zip is one piece, the table up to four."""
         if self.config.pick != "text":
             return [Piece(file)]
         runs = parquet.row_runs(file.path, file.name, PARTS[self.config.subset] * 1_000)
@@ -159,7 +160,7 @@ class DiffusionDB(Builder):
 
         Raises:
             SourceMissing: one of them is not there.
-            BadFile: one of them is there twice.
+            BadFile: a part is there twice.
         """
         if self.config.pick == "text":
             return pieces
@@ -173,128 +174,102 @@ class DiffusionDB(Builder):
         if missing := [number for number in numbers if number not in there]:
             folder = FOLDERS[self.config.subset].replace("[12]", "1" if missing[0] <= 10_000 else "2")
             name = f"{folder}/part-{missing[0]:06}.zip"
+            count = f"{len(missing):,} of the {len(numbers):,} parts of {self.config.name}"
             get = f"hf download --repo-type dataset {self.REPO} {name} --local-dir FOLDER"
-            wanted = f"{len(missing):,} of the {len(numbers):,} parts of {self.config.name} are not there"
-            raise SourceMissing(f"{self.NAME}: no {name}; {wanted}; get it with: {get}")
+            raise SourceMissing(f"{self.NAME}: no {name} ({count} are not there); get it with: {get}")
         return [there[number] for number in numbers]
 
     def read(self, piece: Piece) -> Iterator[pa.Table]:
-        """The rows of a part, or of a run of the table's rows."""
+        """The pictures of a part, or a run of the table's rows."""
         if self.config.pick == "text":
-            yield from self._texts(piece)
+            for batch in _read_table(piece.file, piece.start, piece.stop):
+                yield self._records(batch)
             return
         with Reader(piece.path) as reader:
             for rows in batched(self._rows(piece, reader), BATCH):
-                yield self._pictures(rows)
-
-    def _texts(self, piece: Piece) -> Iterator[pa.Table]:
-        repeated, at = _repeated(piece), 0
-        for said in _read_table(piece.file, piece.start, piece.stop):
-            again = pc.and_(pa.array(repeated[at : at + len(said)]), pc.is_valid(said["image_name"]))
-            place = pa.array(np.arange(piece.start + at, piece.start + at + len(said))).cast(pa.string())
-            keys = pc.if_else(again, pc.binary_join_element_wise(said["key"], place, "@"), said["key"])
-            yield self._records(said, keys, pc.if_else(again, "duplicate_key", said["problem"]))
-            at += len(said)
+                yield self._records(
+                    pa.RecordBatch.from_pylist(
+                        [{**row.said, "notes": _inside(row.said["notes"])} for row in rows], SAID
+                    ),
+                    image=[row.image for row in rows],
+                    image_hash=[row.picture and row.picture.hash for row in rows],
+                    width=[row.picture.width if row.picture else row.said.get("width") for row in rows],
+                    height=[row.picture.height if row.picture else row.said.get("height") for row in rows],
+                )
 
     def _rows(self, piece: Piece, reader: Reader) -> Iterator[Row]:
         """The pictures of a part as they lie, then what is said of pictures that are not there."""
-        number = _number(piece)
-        part = f"part-{number:06}"
+        part = f"part-{_number(piece):06}"
         members, read = zip_members(reader, piece.name)
         records, twice, trouble = _part_json([m for m in members if _name(m) == f"{part}.json"], read)
-        table: dict[str, dict[str, Any]] = {}
-        for said in self._metadata(number):
+        table: dict[str, Said] = {}
+        for said in self._metadata(_number(piece)):
             if table.setdefault(said["key"], said) is not said:
                 twice.append(said["key"])
         seen: set[str] = set()
         for at, member in enumerate(members):
             name = _name(member)
             if reason := _unusable(member, f"{part}.json", seen):
-                yield Row(f"{part}/{printable(member.name)}@{at}", reason=reason, value=member.name)
+                key = f"{part}/{printable(member.name)}@{at}"
+                yield Row({"key": key, "reason": reason, "value": member.name, "notes": {}})
                 continue
             seen.add(name)
             if name != f"{part}.json":
-                row = _joined(name, number, records, table.get(name), trouble)
-                yield _with_picture(row, member, read, piece.path if reader.local else None)
-        for name in dict.fromkeys([*records, *table]):
+                said = _joined(name, _number(piece), records, table, trouble)
+                yield _shown(said, member, read, piece.path if reader.local else None)
+        for name in {**records, **table}:
             if name not in seen:
-                row = _joined(name, number, records, table.get(name), trouble)
-                row.reason = "no_picture"
-                yield row
+                yield Row({**_joined(name, _number(piece), records, table, trouble), "reason": "no_picture"})
         for at, name in enumerate(twice):
-            yield Row(f"{part}/{name}@said-{at}", reason="duplicate_key", value=name)
+            yield Row({"key": f"{part}/{name}@said-{at}", "reason": "duplicate_key", "value": name, "notes": {}})
 
-    def _pictures(self, rows: tuple[Row, ...]) -> pa.Table:
-        notes = [text_or_none(json.dumps(row.notes, ensure_ascii=False)[1:-1]) if row.notes else None for row in rows]
-        sizes = [row.picture or (row.said.get("width"), row.said.get("height")) for row in rows]
-        return self._records(
-            pa.RecordBatch.from_pylist([row.said for row in rows], SAID),
-            pa.array([row.key for row in rows], pa.string()),
-            pa.array([row.reason for row in rows], pa.string()),
-            pa.array([row.value for row in rows], pa.string()),
-            pa.array(notes, pa.string()),
-            image=[row.image for row in rows],
-            image_hash=[row.picture and row.picture.hash for row in rows],
-            width=[size[0] for size in sizes],
-            height=[size[1] for size in sizes],
-        )
-
-    def _records(
-        self,
-        said: pa.RecordBatch,
-        keys: pa.Array,
-        reason: pa.Array,
-        value: Any = None,
-        notes: Any = None,
-        **pictures: Any,
-    ) -> pa.Table:
-        """The common schema from columns of SAID; `notes` are the insides of JSON objects, further keys of `extra`."""
-        prompt = pc.if_else(pc.equal(pc.utf8_trim_whitespace(said["prompt"]), ""), None, said["prompt"])
+    def _records(self, said: pa.RecordBatch, **pictures: Any) -> pa.Table:
+        """Rows of SAID in the common schema."""
+        prompt, rows = blank_as_null(said["prompt"]), len(said)
         blurred = pc.equal(said["image_nsfw"], BLURRED)
         extra = {name: said[name] for name in ("part_id", "user_name", "timestamp", "prompt_nsfw", "sampler_code")}
-        pieces = [
+        members = [
             pc.binary_join_element_wise(f'"{name}"', record.json_values(values), ": ")
             for name, values in {**extra, "blurred": blurred}.items()
         ]
-        notes = pa.nulls(len(said), pa.string()) if notes is None else notes
-        inside = pc.binary_join_element_wise(*pieces, notes, ", ", null_handling="skip")
-        return record.records(
-            len(said),
-            id=pc.binary_join_element_wise(self.NAME, keys, "/"),
-            source=self.NAME,
-            source_revision=self.revision,
-            license=self.LICENSE,
-            prompt=prompt,
-            captions={"prompt": prompt},
-            generation={
+        inside = pc.binary_join_element_wise(*members, said["notes"], ", ", null_handling="skip")
+        inside = pc.if_else(pc.equal(inside, ""), None, inside)
+        columns = {
+            "id": pc.binary_join_element_wise(self.NAME, said["key"], "/"),
+            "width": said["width"],
+            "height": said["height"],
+            "prompt": prompt,
+            "captions": {"prompt": prompt},
+            "generation": {
                 "seed": said["seed"],
                 "steps": said["step"],
                 "guidance": said["cfg"],
                 "sampler": said["sampler"],
             },
-            source_scores={"nsfw": pc.if_else(blurred, None, said["image_nsfw"])},
-            extra=pc.if_else(pc.equal(inside, ""), None, pc.binary_join_element_wise("{", inside, "}", "")),
-            dropped=record.drops(self.NAME, len(said), reason, value),
-            **{"width": said["width"], "height": said["height"], **pictures},
-        )
+            "source_scores": {"nsfw": pc.if_else(blurred, None, said["image_nsfw"])},
+            "extra": pc.binary_join_element_wise("{", inside, "}", ""),
+            "dropped": record.drops(self.NAME, rows, said["reason"], said["value"]),
+        }
+        ours = {"source": self.NAME, "source_revision": self.revision, "license": self.LICENSE}
+        return record.records(rows, **ours, **{**columns, **pictures})
 
-    def _metadata(self, part: int) -> list[dict[str, Any]]:
+    def _metadata(self, part: int) -> list[Said]:
         """The table's rows of one part, in its order."""
-        if "metadata" not in self.companions:
-            return []
         import pyarrow.dataset
 
+        if "metadata" not in self.companions:
+            return []
         folder = self._by_part(self.companions["metadata"]) / str(part // BUCKET)
         if not folder.exists():
             return []
-        table = pyarrow.dataset.dataset(folder, format="feather").to_table(filter=pc.field("part_id") == part)
-        rows: list[dict[str, Any]] = table.to_pylist()
+        files = pyarrow.dataset.dataset(folder, format="feather")
+        rows: list[Said] = files.to_table(filter=pc.field("part_id") == part, use_threads=False).to_pylist()
         return rows
 
     def _by_part(self, table: File) -> Path:
-        """A folder beside the cache with the table's rows of this config's parts, BUCKET parts a file; made once.
+        """A folder beside the cache with the table's rows of this config's parts, BUCKET parts a folder; made once.
 
-        Nothing says that the table is in the order of the parts, and to search all of it for each of them is quadratic.
+        Nothing says that the table is in the order of its parts, and to go through it once for each is quadratic.
         """
         numbers = self.config.numbers()
         asked = repr((code_version(type(self)), table.name, table.stamp, numbers)).encode()
@@ -313,158 +288,74 @@ class DiffusionDB(Builder):
         return folder
 
 
+def _write_by_part(table: File, numbers: pa.Array, folder: Path) -> None:
+    import pyarrow.dataset
+
+    schema = SAID.append(pa.field("bucket", pa.int32()))
+    rows = (batch.filter(pc.is_in(batch["part_id"], numbers)) for batch in _read_table(table))
+    pyarrow.dataset.write_dataset(
+        (pa.RecordBatch.from_arrays([*b.columns, pc.divide(b["part_id"], BUCKET)], schema=schema) for b in rows),
+        folder,
+        schema=schema,
+        format="feather",
+        partitioning=["bucket"],
+        min_rows_per_group=2_000,  # of each of up to 141 buckets
+        use_threads=False,
+    )
+
+
+def _read_table(file: File, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
+    """Rows of the metadata table as SAID."""
+    schema = parquet.schema_of(file.path, file.name)
+    parquet.check_columns(schema, file.name, {name: kind for name, (kind, _) in COLUMNS.items()})
+    for batch in parquet.rows_between(file.path, file.name, list(COLUMNS), start, stop):
+        batch, not_utf8 = parquet.repaired(batch)
+        reason = pc.if_else(pa.array(not_utf8), "not_utf8", pa.scalar(None, pa.string()))
+        columns = {name: _read_column(batch[name], *COLUMNS[name]) for name in COLUMNS}
+        code = columns["sampler"]
+        known = pc.and_(pc.greater_equal(code, 1), pc.less_equal(code, len(SAMPLERS)))
+        columns["sampler"] = pa.array(SAMPLERS).take(pc.if_else(known, pc.subtract(code, 1), None))
+        nothing = pa.nulls(len(batch), pa.string())
+        rest = [pc.if_else(known, None, code), _keys(batch, columns["image_name"]), reason, nothing, nothing]
+        yield pa.RecordBatch.from_arrays([*columns.values(), *rest], schema=SAID)
+
+
+def _read_column(values: pa.Array, kind: parquet.Kind, type_: pa.DataType) -> pa.Array:
+    if kind in (INTEGER, NUMBER):
+        return parquet.numbers(values, type_)
+    values = values.cast(type_, safe=False)
+    if kind is TIME:
+        micros = values.cast(pa.int64())
+        there = pc.and_(pc.greater_equal(micros, YEARS[0]), pc.less_equal(micros, YEARS[1]))
+        values = pc.if_else(there, values, None)
+    return values
+
+
+def _keys(batch: pa.RecordBatch, names: pa.Array) -> pa.Array:
+    """The names of the pictures; where there is none, a hash of the row."""
+    plain = pc.match_substring_regex(names, "^[!-~]+$")
+    if not names.null_count and pc.all(plain).as_py():
+        return names
+    odd = pc.invert(pc.fill_null(plain, False))
+    keys = [
+        printable(row["image_name"] or "")
+        or xxhash.xxh3_128_hexdigest(json.dumps([*row.values()], default=str).encode())
+        for row in batch.filter(odd).to_pylist()
+    ]
+    return pc.replace_with_mask(names, odd, pa.array(keys, pa.string()))
+
+
+def _inside(notes: dict[str, Any]) -> str | None:
+    """Members of a JSON object, without its braces."""
+    return json_text(notes)[1:-1] or None
+
+
 def _number(piece: Piece) -> int:
     return int(piece.name[-len("000001.zip") : -len(".zip")])
 
 
 def _name(member: Member) -> str:
     return printable(member.name.rpartition("/")[2])
-
-
-def _read_table(file: File, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
-    """Rows of the metadata table in the columns of SAID."""
-    schema = parquet.schema_of(file.path, file.name)
-    parquet.check_columns(schema, file.name, {name: kind for name, (kind, _) in COLUMNS.items()})
-    for batch in parquet.rows_between(file.path, file.name, list(COLUMNS), start, stop):
-        batch, not_utf8 = parquet.repaired(batch)
-        yield _said(batch, pc.if_else(pa.array(not_utf8), "not_utf8", pa.scalar(None, pa.string())))
-
-
-def _said(batch: pa.RecordBatch, problem: pa.Array) -> pa.RecordBatch:
-    columns = {}
-    for name, (kind, type_) in COLUMNS.items():
-        number = kind in (INTEGER, NUMBER)
-        values = parquet.numbers(batch[name], type_) if number else batch[name].cast(type_, safe=False)
-        if kind is NUMBER:
-            values = pc.if_else(pc.is_finite(values), values, None)
-        elif kind is TIME:
-            micros = values.cast(pa.int64())
-            there = pc.and_(pc.greater_equal(micros, YEARS[0]), pc.less_equal(micros, YEARS[1]))
-            values = pc.if_else(there, values, None)
-        columns[name] = values
-    code = columns["sampler"]
-    known = pc.and_(pc.greater_equal(code, 1), pc.less_equal(code, len(SAMPLERS)))
-    columns["sampler"] = pa.array(SAMPLERS, pa.string()).take(pc.if_else(known, pc.subtract(code, 1), None))
-    columns["sampler_code"] = pc.if_else(known, None, code)
-    return pa.RecordBatch.from_arrays([*columns.values(), _keys(batch), problem], schema=SAID)
-
-
-def _keys(batch: pa.RecordBatch) -> pa.Array:
-    """The names of the pictures; a hash of the row where there is none."""
-    names = batch["image_name"].cast(pa.string())
-    plain = pc.and_(pc.string_is_ascii(names), pc.utf8_is_printable(names))
-    odd = pc.fill_null(pc.invert(pc.and_(plain, pc.greater(pc.binary_length(names), 0))), True)
-    if not pc.any(odd).as_py():
-        return names
-    rows = batch.filter(odd).to_pylist()
-    keys = [
-        printable(row["image_name"]) or xxhash.xxh3_128_hexdigest(json.dumps(list(row.values()), default=str).encode())
-        for row in rows
-    ]
-    return pc.replace_with_mask(names, odd, pa.array(keys, pa.string()))
-
-
-def _repeated(piece: Piece) -> np.ndarray:
-    """For each row of the piece whether an earlier one of the file has its image_name (by a 64-bit hash)."""
-    parquet.check_columns(parquet.schema_of(piece.path, piece.name), piece.name, {"image_name": TEXT})
-    batches = parquet.rows_between(piece.path, piece.name, ["image_name"], 0, piece.stop)
-    hashes = np.concatenate([np.zeros(0, np.uint64), *(record.hash_texts(b["image_name"])[:, 0] for b in batches)])
-    repeated = np.ones(len(hashes), bool)
-    repeated[np.unique(hashes, return_index=True)[1]] = False
-    return repeated[piece.start :]
-
-
-def _write_by_part(table: File, numbers: pa.Array, folder: Path) -> None:
-    import pyarrow.dataset
-
-    schema = SAID.append(pa.field("bucket", pa.int32()))
-    said = (batch.filter(pc.is_in(batch["part_id"], numbers)) for batch in _read_table(table))
-    pyarrow.dataset.write_dataset(
-        (pa.RecordBatch.from_arrays([*b.columns, pc.divide(b["part_id"], BUCKET)], schema=schema) for b in said),
-        folder,
-        schema=schema,
-        format="feather",
-        partitioning=["bucket"],
-        min_rows_per_group=2_000,
-        use_threads=False,
-    )
-
-
-def _part_json(members: list[Member], read: Callable[[Member], bytes]) -> tuple[dict[str, Any], list[str], str]:
-    """The records of a part by the names of their pictures, names that are there twice, and why there are none."""
-    if not members:
-        return {}, [], "missing"
-    try:
-        text = read(members[0]).decode("utf-8-sig")
-        records = json.loads(text, parse_constant=lambda _: None)
-        names = [name for name, _ in json.loads(text, object_pairs_hook=list)] if isinstance(records, dict) else []
-    except BadRow as bad:
-        return {}, [], bad.reason
-    except UnicodeDecodeError:
-        return {}, [], "not_utf8"
-    except (ValueError, RecursionError):
-        return {}, [], "broken_json"
-    if not isinstance(records, dict):
-        return {}, [], "wrong_type"
-    twice = [printable(name) for name, times in Counter(names).items() for _ in range(times - 1)]
-    return {printable(name): said for name, said in records.items()}, twice, "missing"
-
-
-def _joined(name: str, part: int, records: dict[str, Any], said: dict[str, Any] | None, trouble: str) -> Row:
-    """What is said of a picture: by the JSON that lies beside it, then by the table."""
-    row = Row(name, said={**(said or {"part_id": part}), "key": name})
-    if said and said["problem"]:
-        row.notes["table_problem"] = said["problem"]
-    found = records.get(name)
-    if not isinstance(found, dict):
-        problem = "wrong_type" if name in records else trouble
-        row.notes["json_problem"] = problem
-        if said is None:
-            row.reason, row.value = "no_metadata", problem
-        return row
-    table, rest = {}, {key: value for key, value in found.items() if value is not None}
-    for key, column in KEYS.items():
-        value = _fitted(rest.get(key), SAID.field(column).type)
-        if value is None:
-            continue
-        del rest[key]
-        other = row.said.get(column)
-        if other not in (None, value) and not (other == "others" and value not in SAMPLERS):
-            table[column] = other
-        row.said[column] = value
-    row.notes.update({name: notes for name, notes in (("table", table), ("json", rest)) if notes})
-    return row
-
-
-def _fitted(value: Any, type_: pa.DataType) -> Any:
-    """A value of the JSON as a value of a column; None when it is none."""
-    if pa.types.is_string(type_):
-        return text_or_none(value)
-    if type(value) is int and pa.types.is_integer(type_):
-        return value if abs(value) < 1 << (type_.bit_width - 1) else None
-    if type(value) in (int, float) and pa.types.is_floating(type_):
-        return float(np.float32(value)) if abs(value) < 3e38 else None
-    return None
-
-
-def _with_picture(row: Row, member: Member, read: Callable[[Member], bytes], path: str | None) -> Row:
-    """The row with its picture, as a slice of the zip at `path` where it can be read in place."""
-    try:
-        data = read(member)
-        row.picture = picture_of(data)
-    except BadRow as bad:
-        row.reason, row.value = bad.reason, bad.value
-        return row
-    in_place = path is not None and member.offset >= 0
-    row.image = (
-        {"bytes": None, "path": slice_path(member.offset, member.size, str(path))}
-        if in_place
-        else {"bytes": data, "path": row.key}
-    )
-    for name, measured in (("width", row.picture.width), ("height", row.picture.height)):
-        if row.said.get(name) not in (None, measured):
-            row.notes.setdefault("table", {})[name] = row.said[name]
-    return row
 
 
 def _unusable(member: Member, json_name: str, seen: set[str]) -> str | None:
@@ -476,6 +367,70 @@ def _unusable(member: Member, json_name: str, seen: set[str]) -> str | None:
         return "unsafe_name"
     if name in seen or name.rpartition("#")[0] in seen:  # `zip_members` numbers a name that repeats
         return "duplicate_key"
-    if member.kind != "file" or not name.endswith((".png", ".webp", json_name)):
-        return "unknown_member"
-    return None
+    return None if member.kind == "file" and name.endswith((".png", ".webp", json_name)) else "unknown_member"
+
+
+def _part_json(members: list[Member], read: Callable[[Member], bytes]) -> tuple[dict[str, Any], list[str], str]:
+    """The records of a part by the names of their pictures, names that are there twice, and why one may be missing."""
+    if not members:
+        return {}, [], "missing"
+    try:
+        text = read(members[0]).decode("utf-8-sig")
+    except BadRow as bad:
+        return {}, [], bad.reason
+    except UnicodeDecodeError:
+        return {}, [], "not_utf8"
+    records = json_object(text)
+    if isinstance(records, BadRow):
+        return {}, [], records.reason
+    times = Counter(name for name, _ in json.loads(text, object_pairs_hook=list))
+    twice = [printable(name) for name in times for _ in range(times[name] - 1)]
+    return {printable(name): said for name, said in records.items()}, twice, "missing"
+
+
+def _joined(name: str, part: int, records: dict[str, Any], table: dict[str, Said], trouble: str) -> Said:
+    """What is said of a picture: by the JSON that lies beside it, else by the table."""
+    notes: dict[str, Any] = {}
+    said = {"part_id": part, "reason": None, **table.get(name, {}), "key": name, "notes": notes}
+    if said["reason"]:
+        notes["table_problem"], said["reason"] = said["reason"], None
+    found = records.get(name)
+    if not isinstance(found, dict):
+        notes["json_problem"] = "wrong_type" if name in records else trouble
+        if name not in table:
+            said.update(reason="no_metadata", value=notes["json_problem"])
+        return said
+    rest = {key: value for key, value in found.items() if value is not None}
+    for key, column in KEYS.items():
+        value, other = _fitted(rest.get(key), SAID.field(column).type), said.get(column)
+        if value is None:
+            continue
+        if other not in (None, value) and not (other == "others" and value not in SAMPLERS):
+            notes.setdefault("table", {})[column] = other
+        said[column] = value
+        del rest[key]
+    return {**said, "notes": {**notes, "json": rest} if rest else notes}
+
+
+def _fitted(value: Any, type_: pa.DataType) -> Any:
+    """A value of the JSON as one of a column; None where it is none."""
+    if type(value) is int and pa.types.is_integer(type_):
+        return value if abs(value) < 1 << (type_.bit_width - 1) else None
+    if type(value) in (int, float) and pa.types.is_floating(type_):
+        return float(np.float32(value)) if abs(value) < 3e38 else None
+    return text_or_none(value) if pa.types.is_string(type_) else None
+
+
+def _shown(said: Said, member: Member, read: Callable[[Member], bytes], path: str | None) -> Row:
+    """The row of a picture, with a slice of the zip at `path` where it lies there as it is."""
+    try:
+        data = read(member)
+        picture = picture_of(data)
+    except BadRow as bad:
+        return Row({**said, "reason": bad.reason, "value": bad.value})
+    for name, measured in (("width", picture.width), ("height", picture.height)):
+        if said.get(name) not in (None, measured):
+            said["notes"].setdefault("table", {})[name] = said[name]
+    if path is None or member.offset < 0:
+        return Row(said, {"bytes": data, "path": said["key"]}, picture)
+    return Row(said, {"bytes": None, "path": slice_path(member.offset, member.size, path)}, picture)

@@ -5,7 +5,6 @@ https://www.kaggle.com/datasets/motono0223/gustavosta-stable-diffusion-prompts-s
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -23,28 +22,18 @@ RUN = 20_000  # pictures of a piece
 PROMPT, IMAGE_PATH = "Prompt", "image_path"
 
 
-@dataclass
-class GustavostaConfig(SourceConfig):
-    """`pictures`: of each split the folder of pictures beside the CSV; without it the source is text alone."""
-
-    pictures: dict[str, str] | None = None
-
-
-def _text() -> GustavostaConfig:
+def _text() -> SourceConfig:
     files = {
         split: tuple(f"{folder}{split}.{kind}" for kind in kinds for folder in ("data/", ""))
         for split, kinds in {"train": ("parquet", "csv"), "eval": ("parquet", "csv", "txt")}.items()
     }
-    return GustavostaConfig(name="text", files=files, description="the prompts as on the Hub")
+    return SourceConfig(name="text", files=files, description="the prompts as on the Hub")
 
 
-def _renders(name: str) -> GustavostaConfig:
-    return GustavostaConfig(
-        name=name,
-        files={"train": ("train.csv",), "eval": ("eval.csv",)},
-        pictures={"train": "train_images", "eval": "eval_images"},
-        description=f"the Kaggle renders gustavosta-stable-diffusion-prompts-{name.replace('_', '-')}",
-    )
+def _renders(name: str) -> SourceConfig:
+    files = {"train": ("train.csv",), "eval": ("eval.csv",)}
+    kaggle = f"gustavosta-stable-diffusion-prompts-{name.replace('_', '-')}"
+    return SourceConfig(name=name, files=files, description=f"the renders {kaggle} on Kaggle")
 
 
 class Gustavosta(Builder):
@@ -69,36 +58,34 @@ class Gustavosta(Builder):
         "get the text with: hf download --repo-type dataset Gustavosta/Stable-Diffusion-Prompts --local-dir FOLDER, "
         "the renders with: kaggle datasets download --unzip motono0223/gustavosta-stable-diffusion-prompts-sd2-v2"
     )
-    BUILDER_CONFIG_CLASS = GustavostaConfig
     BUILDER_CONFIGS = [_text(), _renders("sd2_v2"), _renders("sd2")]  # noqa: RUF012
     DEFAULT_CONFIG_NAME = "text"
 
-    config: GustavostaConfig
-
     def neighbours(self) -> list[str]:
-        """The state of the folders of pictures."""
-        return [folder_stamp(root) for files in self.upstream.values() for f in files if (root := self._folder(f))]
-
-    def _folder(self, file: File) -> Path | None:
-        return Path(file.path).parent / self.config.pictures[_split(file.name)] if self.config.pictures else None
+        """The state of the folders of pictures, where there are any: asked before there is a `config`."""
+        roots = [_images(file) for files in self.upstream.values() for file in files]
+        return [folder_stamp(root) for root in roots if root.is_dir()]
 
     def split_file(self, file: File) -> list[Piece]:
         """Runs of rows, the last of them with the pictures that no row names; text is one piece."""
-        if not self.config.pictures:
+        if self.config.name == "text":
             return [Piece(file)]
+        PictureFolder(_images(file))  # says at once that there are none
         rows = sum(len(table) for table in csv_batches(file.path, file.name, [PROMPT, IMAGE_PATH]))
         return [Piece(file, start, start + RUN if start + RUN < rows else None) for start in range(0, rows or 1, RUN)]
 
     def read(self, piece: Piece) -> Iterator[pa.Table]:
         """Text by columns; with pictures each row and its picture, looked up by name."""
-        split, root = _split(piece.name), self._folder(piece.file)
-        if root is None:
-            start = 0
-            for columns, found in _text_batches(piece):
-                yield self._table(split, start, columns, found)
-                start += len(columns)
-            return
-        folder = PictureFolder(root)
+        return self._read_text(piece) if self.config.name == "text" else self._read_renders(piece)
+
+    def _read_text(self, piece: Piece) -> Iterator[pa.Table]:
+        start = 0
+        for columns, found in _text_batches(piece):
+            yield self._table(_split(piece.file), start, columns, found)
+            start += len(columns)
+
+    def _read_renders(self, piece: Piece) -> Iterator[pa.Table]:
+        split, folder = _split(piece.file), PictureFolder(_images(piece.file))
         rows = pa.concat_tables(csv_batches(piece.path, piece.name, [PROMPT, IMAGE_PATH]))
         claims = [folder.claim(path and path.rpartition("/")[2]) for path in rows[IMAGE_PATH].to_pylist()]
         stop = len(rows) if piece.stop is None else piece.stop
@@ -108,7 +95,7 @@ class Gustavosta(Builder):
             yield self._table(split, start, rows.slice(start, end - start), found)
         if piece.stop is None:
             for names in batched(folder.unclaimed(), BATCH):
-                yield unlisted(self.NAME, f"{split}/{root.name}", names, license=self.LICENSE)
+                yield unlisted(self.NAME, f"{split}/{folder.root.name}", names, license=self.LICENSE)
 
     def _table(self, split: str, start: int, columns: pa.Table, found: list[Found] | None) -> pa.Table:
         """The rows from number `start` on."""
@@ -129,9 +116,14 @@ class Gustavosta(Builder):
         )
 
 
-def _split(name: str) -> str:
+def _split(file: File) -> str:
     """The split that a file holds: `train` of data/train.parquet."""
-    return PurePosixPath(name).stem
+    return PurePosixPath(file.name).stem
+
+
+def _images(file: File) -> Path:
+    """The folder of pictures beside a CSV of the renders."""
+    return Path(file.path).parent / f"{_split(file)}_images"
 
 
 def _text_batches(piece: Piece) -> Iterator[tuple[pa.Table, list[Found] | None]]:

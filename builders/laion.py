@@ -13,6 +13,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from hfds import parquet, record
 from hfds.archive import Member, Reader, tar_members, unsafe
@@ -130,16 +131,16 @@ class Laion(Builder):
         return [stamp_of(path) for path in beside if path.exists()]
 
     def split_file(self, file: File) -> list[Piece]:
-        """Metadata in runs of row groups, a shard of img2dataset as a whole."""
+        """Metadata in runs of rows, a shard of img2dataset as a whole."""
         if self.config.pictures:
             return [Piece(file)]
-        return [Piece(file, start, stop) for start, stop in parquet.row_group_runs(file.path, file.name)]
+        return [Piece(file, start, stop) for start, stop in parquet.row_runs(file.path, file.name, 1)]
 
     def read(self, piece: Piece) -> Iterator[pa.Table]:
         """Metadata by columns; pictures are examined where they lie and joined to their rows by key."""
-        rows = Rows(piece, self.config, self.revision)
+        rows = Rows(self, piece)
         if not self.config.pictures:
-            for batch in parquet.batches(piece.path, piece.name, rows.columns, piece.start, piece.stop):
+            for batch in parquet.rows_between(piece.path, piece.name, rows.columns, piece.start, piece.stop):
                 yield rows.table(*parquet.repaired(batch))
             return
         path, name = piece.path.removesuffix(".parquet"), piece.name.removesuffix(".parquet")
@@ -165,14 +166,15 @@ class Taken(NamedTuple):
 class Rows:
     """Turns batches of one piece into rows of the common schema; remembers the ids that it gave."""
 
-    def __init__(self, piece: Piece, config: LaionConfig, revision: str | None):
-        self.piece, self.config, self.revision = piece, config, revision
+    def __init__(self, laion: Laion, piece: Piece):
+        self.source, self.revision, self.piece = laion.NAME, laion.revision, piece
+        self.downloaded = laion.config.pictures
         schema = parquet.schema_of(piece.path, piece.name)
-        self.names = _names(schema, piece.name, config)
+        self.names = _names(schema, piece.name, laion.config)
         self.columns = [f.name for f in schema if not (f.name.startswith("__index_level_") or BYTES.holds(f.type))]
         self.carried = [name for name in PICTURES if name in schema.names and name not in self.columns][:1]
         self._seen: set[bytes] = set()
-        self._count = 0
+        self._at = piece.start
 
     def text(self, batch: pa.RecordBatch, what: str) -> pa.Array:
         """A column of texts; nulls where the file has none for it."""
@@ -197,7 +199,7 @@ class Rows:
         return record.records(
             len(batch),
             id=ids,
-            source=Laion.NAME,
+            source=self.source,
             source_revision=self.revision,
             license=pc.if_else(pc.is_in(license_, pa.array(["", "?", None])), "unknown", license_),
             url=url,
@@ -216,11 +218,12 @@ class Rows:
     ) -> tuple[pa.Array, pa.Array | None]:
         """The columns `id` and `dropped`."""
         pairs = pc.binary_join_element_wise(pc.fill_null(url, ""), pc.fill_null(text, ""), "\0")
-        raw, count = record.hash_texts(pairs).tobytes(), len(url)
+        digests = [xxhash.xxh3_128_digest(pair) for pair in pairs.cast(pa.binary()).to_pylist()]
+        count, digits = len(url), b"".join(digests).hex().encode()
         ends = pa.py_buffer(np.arange(0, 32 * count + 1, 32, dtype=np.int32))
-        digits = pa.StringArray.from_buffers(count, ends, pa.py_buffer(raw.hex().encode()))
-        ids = pc.binary_join_element_wise(f"{Laion.NAME}/", digits, "")
-        again = self._again([raw[at : at + 16] for at in range(0, len(raw), 16)])
+        ids = pa.StringArray.from_buffers(count, ends, pa.py_buffer(digits))
+        ids = pc.binary_join_element_wise(f"{self.source}/", ids, "")
+        again = self._again(digests)
         no_url = np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(url), ""), True))
         fates = taken or [Taken()] * count
         reasons, values = [one.reason for one in fates], [one.value for one in fates]
@@ -229,28 +232,27 @@ class Rows:
                 reasons[row] = "not_utf8" if bad[row] else "no_url" if no_url[row] else "duplicate_key"
                 values[row] = ids[row].as_py() if reasons[row] == "duplicate_key" else None
         if again.any():
-            where = f"@{printable(self.piece.name)}:{self.piece.start}."
-            apart = [f"{ids[row]}{where}{self._count + row}" for row in np.flatnonzero(again).tolist()]
+            where = f"@{printable(self.piece.name)}:"
+            apart = [f"{ids[row]}{where}{self._at + row}" for row in np.flatnonzero(again).tolist()]
             ids = pc.replace_with_mask(ids, pa.array(again), pa.array(apart, pa.string()))
-        self._count += count
-        return ids, record.drops(Laion.NAME, count, reasons, values) if any(reasons) else None
+        self._at += count
+        return ids, record.drops(self.source, count, reasons, values) if any(reasons) else None
 
     def _again(self, digests: list[bytes]) -> np.ndarray:
         """Which digests were there before, in this batch or an earlier one."""
         again, fresh = np.zeros(len(digests), bool), set(digests)
         if len(fresh) < len(digests) or not self._seen.isdisjoint(fresh):
-            before = set(self._seen)
             for row, digest in enumerate(digests):
-                again[row] = digest in before
-                before.add(digest)
+                again[row] = digest in self._seen
+                self._seen.add(digest)
         self._seen |= fresh
         return again
 
     def _extra(self, batch: pa.RecordBatch, unread: pa.Array | None) -> pa.Array | None:
         """Every column that has no place of its own, or has lost something on the way to it."""
         placed = {name for what, name in self.names.items() if what not in ("hash", "key", "status", "error")}
-        if self.config.pictures:  # WIDTH and HEIGHT are the metadata's word, beside what was measured
-            placed = placed - {"WIDTH", "HEIGHT"} | {"width", "height"}
+        if self.downloaded:  # WIDTH and HEIGHT are the metadata's word, beside what was measured
+            placed -= {"WIDTH", "HEIGHT"}
         numeric = {name for what, name in self.names.items() if COLUMNS[what][0] is NUMBER_OR_TEXT}
         kept = {
             "hash_rounded" if name == "hash" and pa.types.is_floating(array.type) else name: array
@@ -265,6 +267,8 @@ class Rows:
 def _names(schema: pa.Schema, file: str, config: LaionConfig) -> dict[str, str]:
     """Which column of the file is which of `COLUMNS`."""
     found = {what: name for what, (_, names) in COLUMNS.items() for name in reversed(names) if name in schema.names}
+    if not config.pictures:
+        found = {what: name for what, name in found.items() if not what.startswith("picture_")}
     for what in config.needs:
         if what not in found:
             kind, names = COLUMNS[what]
@@ -353,14 +357,15 @@ def _joined(rows: Rows, shelf: Shelf, where: str) -> Iterator[pa.Table]:
             (batch,) = table.take(some).combine_chunks().to_batches()
             yield rows.table(batch, bad[np.asarray(some)], _fates(rows, batch, keys, lambda _, key: shelf.take(key)))
     for left in batched([*shelf.odd, *shelf.unknown(keys)], BATCH):
-        labels = [printable(m.name) + (f"@{m.offset}" if m.offset >= 0 else "") for m, _ in left]
+        names = [printable(member.name) for member, _ in left]
+        labels = [name + (f"@{m.offset}" if m.offset >= 0 else "") for name, (m, _) in zip(names, left, strict=True)]
         yield record.records(
             len(left),
-            id=[f"{Laion.NAME}/{printable(where)}/{label}" for label in labels],
-            source=Laion.NAME,
+            id=[f"{rows.source}/{printable(where)}/{label}" for label in labels],
+            source=rows.source,
             source_revision=rows.revision,
             license="unknown",
-            dropped=record.drops(Laion.NAME, len(left), [reason for _, reason in left], [m.name for m, _ in left]),
+            dropped=record.drops(rows.source, len(left), [reason for _, reason in left], names),
         )
 
 
@@ -388,7 +393,7 @@ def _fates(rows: Rows, batch: pa.RecordBatch, keys: set[str], take: Callable[[in
     sizes = [rows.number(batch, f"picture_{side}", pa.int32()).to_pylist() for side in ("width", "height")]
     fates = []
     for row, (key, status, error, *size) in enumerate(zip(*said, *sizes, strict=True)):
-        if key in keys:
+        if key is not None and key in keys:
             fate = Taken(reason="duplicate_key", value=key)
         elif status in FAILED:
             fate = Taken(reason=status, value=error)

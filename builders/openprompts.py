@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,30 +22,14 @@ from hfds.errors import BadRow
 from hfds.record import text_or_none
 from hfds.text import csv_batches, json_object
 
-DISCORD = pa.struct(
-    {
-        "seed": pa.int64(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "content": pa.string(),
-        "is_grid": pa.int32(),
-        "num_step": pa.int32(),
-        "cfg_scale": pa.float64(),
-        "image_uri": pa.string(),
-        "timestamp": pa.int64(),
-        "content_type": pa.string(),
-        "image_proxy_uri": pa.string(),
-        "num_generations": pa.int32(),
-    }
-)
-RAW = pa.schema(
-    {
-        "image_uri": pa.string(),
-        "modifiers": pa.list_(pa.string()),
-        "thumbnail_uri": pa.string(),
-        "raw_discord_data": DISCORD,
-    }
-)
+DISCORD = {
+    **dict.fromkeys(("seed", "timestamp"), pa.int64()),
+    **dict.fromkeys(("width", "height", "num_step", "num_generations", "is_grid"), pa.int32()),
+    "cfg_scale": pa.float64(),
+    **dict.fromkeys(("content", "content_type", "image_uri", "image_proxy_uri"), pa.string()),
+}
+OUTER = {"image_uri": pa.string(), "thumbnail_uri": pa.string(), "modifiers": pa.list_(pa.string())}
+RAW = pa.schema(OUTER | {"raw_discord_data": pa.struct(DISCORD)})
 # What stands where there is no text, or not yet.
 NOTHING = pa.array(["", "PENDING"])
 # Blocks that are parsed while the next one is read.
@@ -56,7 +41,7 @@ FEW = 128
 MENTION = r"<@[!&]?[0-9]+>"
 # Discord's ids have 17 digits and more; a shorter number in a URL may be anything.
 SNOWFLAKE = re.compile(r"<@[!&]?([0-9]{15,})>")
-# Dreamt in `6.22s` for <@1>'s `!dream "a prompt" -H 704 -n 9 -i -S 874920223` The seeds for each individual image are ...
+# Dreamt in `6.22s` for <@1>'s `!dream "a prompt" -H 704 -n 9 -i -S 874920223` The seeds for each individual image are:
 # A grid's message goes on with one command per picture; the first is the one that was given.
 COMMAND = (
     r'(?s)!dream\s+"(?P<prompt>.*?)"(?P<flags>(?:\s+-[A-Za-z]\s*[\w.]*)*)\s*'
@@ -66,12 +51,9 @@ COMMAND = (
 SAMPLER_IN_URL = r"_-A_(?P<value>k_[a-z0-9_]+?|ddim|plms)_(?:-[A-Za-z]_|ts-)"
 FLAGS = {
     "S": (pa.int64(), "[0-9]{1,18}"),
-    "s": (pa.int32(), "[0-9]{1,9}"),
     "C": (pa.float64(), r"[0-9]{1,9}(?:\.[0-9]{0,9})?"),
     "A": (pa.string(), r"\w+"),
-    "W": (pa.int32(), "[0-9]{1,9}"),
-    "H": (pa.int32(), "[0-9]{1,9}"),
-    "n": (pa.int32(), "[0-9]{1,9}"),
+    **dict.fromkeys("sWHn", (pa.int32(), "[0-9]{1,9}")),
 }
 
 
@@ -88,8 +70,8 @@ class Said(NamedTuple):
 class OpenPrompts(Builder):
     """Prompts of the Stability AI Discord, August 2022, with their parameters; text only, the pictures' links are dead.
 
-    `prompt` is the column of that name, null when blank. Where the message holds another prompt (it does in each row
-    without one), `captions` has it as well, as "message". `generation` and the size come from the fields of
+    `prompt` is the column of that name, null when blank. Where the message holds another prompt (in each row of the
+    excerpt that has none, it does), `captions` has it as well, as "message". `generation` and the size come from the fields of
     `raw_discord_data`; those that are missing from the flags of the command in `content`, and the sampler, which has no
     field, else from the file name in `url`. What was left at its default there is null. `seed` is the command's: the
     other pictures of that command had seeds of their own (listed at the end of `content`). No model is named: upstream
@@ -129,10 +111,10 @@ class OpenPrompts(Builder):
                 yield waiting.popleft().result()
 
     def _table(self, block: pa.Table) -> pa.Table:
-        published, raw_data = (pc.fill_null(_whole(block[name]), "") for name in ("prompt", "raw_data"))
+        published, raw_data = (pc.fill_null(block[name].combine_chunks(), "") for name in ("prompt", "raw_data"))
         said = parse(raw_data)
-        raw = {name: _told(_whole(said.raw[name])) for name in RAW.names}
-        discord = {field.name: _told(pc.struct_field(raw["raw_discord_data"], field.name)) for field in DISCORD}
+        raw = {name: _told(said.raw[name].combine_chunks()) for name in RAW.names}
+        discord = {name: _told(pc.struct_field(raw["raw_discord_data"], name)) for name in DISCORD}
         content = without_mentions(discord["content"])
         told, flags = command(content)
         prompt = _filled(without_mentions(published))
@@ -145,7 +127,7 @@ class OpenPrompts(Builder):
             "image_proxy_uri": discord["image_proxy_uri"],
         }
         uris = _without_ids(uris, pc.binary_join_element_wise(published, pc.fill_null(discord["content"], ""), " "))
-        url = uris.pop("url")
+        url = without_mentions(uris.pop("url"))
         extra = {
             "modifiers": _json_lists(raw["modifiers"]),
             **uris,
@@ -187,29 +169,27 @@ def parse(texts: pa.Array) -> Said:
         nothing = pa.nulls(len(texts), pa.string())
         return Said(raw, nothing, nothing, nothing)
     if len(texts) <= FEW:
-        return _parse_rows(texts)
-    parts = [parse(texts[at : at + FEW]) for at in range(0, len(texts), FEW)]
-    raw, *others = zip(*parts, strict=True)
-    return Said(pa.concat_tables(raw), *map(pa.concat_arrays, others))
+        rows, *others = zip(*map(_parse_row, texts.to_pylist()), strict=True)
+        return Said(pa.Table.from_pylist(rows, RAW), *(pa.array(other, pa.string()) for other in others))
+    raws, *others = zip(*(parse(texts[at : at + FEW]) for at in range(0, len(texts), FEW)), strict=True)
+    return Said(pa.concat_tables(raws), *map(pa.concat_arrays, others))
 
 
 def _parse_columns(texts: pa.Array) -> pa.Table | None:
     """The texts as one JSON file, or None when a row is not one object of the published fields and types.
 
-    As each text begins with "{" and ends with "}", has no line end, and none can go on behind "}{", there are as many
-    objects as texts only if each text is one.
+    As each text begins with "{" and ends with "}", and no object goes on with "{" behind "}", there are as many objects
+    as texts only if each text is one.
     """
     if not len(texts):
         return RAW.empty_table()
     if not pc.all(pc.and_(pc.starts_with(texts, "{"), pc.ends_with(texts, "}"))).as_py():
         return None
     joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts), "\n")[0].as_buffer()
-    if np.count_nonzero(np.frombuffer(joined, np.uint8) == ord("\n")) != len(texts) - 1:
-        return None
     try:
         table = pa.json.read_json(
             pa.BufferReader(joined),
-            pa.json.ReadOptions(use_threads=True, block_size=1 << 20),
+            pa.json.ReadOptions(use_threads=False, block_size=len(joined) + 1),
             pa.json.ParseOptions(explicit_schema=RAW, unexpected_field_behavior="error"),
         )
     except pa.ArrowInvalid:
@@ -217,27 +197,20 @@ def _parse_columns(texts: pa.Array) -> pa.Table | None:
     return table if len(table) == len(texts) else None
 
 
-def _parse_rows(texts: pa.Array) -> Said:
-    raws: list[dict[str, Any]] = []
-    others: list[tuple[str | None, str | None, str | None]] = []
-    for text in texts.to_pylist():
-        found = json_object(text)
-        if isinstance(found, dict) and not isinstance(found.get("raw_discord_data"), dict | None):
-            found = BadRow("wrong_type", f"raw_discord_data is a {type(found['raw_discord_data']).__name__}")
-        if isinstance(found, BadRow):
-            blank = found.reason == "blank"
-            raws.append({})
-            others.append((None, None, None) if blank else (None, found.reason, found.value))
-            continue
-        discord = found.pop("raw_discord_data", None) or {}
-        raw, rest = _sorted({field.name: field.type for field in RAW}, found)
-        raw["raw_discord_data"], more = _sorted({field.name: field.type for field in DISCORD}, discord)
-        if more:
-            rest["raw_discord_data"] = more
-        raws.append(raw)
-        others.append((_inside(rest) if rest else None, None, None))
-    rest_, reason, value = (pa.array(column, pa.string()) for column in zip(*others, strict=True))
-    return Said(pa.Table.from_pylist(raws, RAW), rest_, reason, value)
+def _parse_row(text: str) -> tuple[dict[str, Any], str | None, str | None, str | None]:
+    """The fields of `Said` for one row."""
+    found = json_object(text)
+    if isinstance(found, BadRow):
+        return ({}, None, None, None) if found.reason == "blank" else ({}, None, found.reason, found.value)
+    discord = found.pop("raw_discord_data", None)
+    if not isinstance(discord, dict | None):
+        return {}, None, "wrong_type", f"raw_discord_data is a {type(discord).__name__}"
+    raw, rest = _sorted(OUTER, found)
+    raw["raw_discord_data"], more = _sorted(DISCORD, discord or {})
+    if more:
+        rest["raw_discord_data"] = more
+    inside = json.dumps(rest, ensure_ascii=False)[1:-1].encode("utf-8", "replace").decode()
+    return raw, inside or None, None, None
 
 
 def _sorted(types: dict[str, pa.DataType], found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -293,7 +266,7 @@ def _without_ids(uris: dict[str, pa.Array], texts: pa.Array) -> dict[str, pa.Arr
         spelled = np.zeros(len(column), bool)
         for row, ids in zip(rows, people, strict=True):
             spelled[row] = any(id_ in (column[row].as_py() or "") for id_ in ids)
-        clean[name] = without_mentions(pc.if_else(pa.array(spelled), None, column) if spelled.any() else column)
+        clean[name] = pc.if_else(pa.array(spelled), None, column) if spelled.any() else column
     return clean
 
 
@@ -306,21 +279,21 @@ def _ids(source: str, texts: pa.Array) -> pa.Array:
 def _objects(columns: dict[str, pa.Array], rest: pa.Array) -> pa.Array:
     """One JSON object per row from what is not null, and from `rest`, which is the inside of an object already."""
     pieces = [pc.binary_join_element_wise(f'"{k}"', record.json_values(v), ": ") for k, v in columns.items()]
-    empty = pa.repeat("", len(rest))  # pyarrow 26 forgets a row of which it skips everything
-    inside = pc.utf8_slice_codeunits(pc.binary_join_element_wise(empty, *pieces, rest, ", ", null_handling="skip"), 2)
-    return pc.binary_join_element_wise("{", without_mentions(_filled(inside)), "}", "")
+    pieces.append(rest)
+    silent = reduce(pc.and_, map(pc.is_null, pieces))
+    pieces.append(pc.if_else(silent, "", None))  # pyarrow 26 loses a row of which it skips everything
+    inside = pc.binary_join_element_wise(*pieces, ", ", null_handling="skip")
+    return pc.if_else(silent, None, pc.binary_join_element_wise("{", without_mentions(inside), "}", ""))
 
 
 def _json_lists(lists: pa.Array) -> pa.Array:
     """Lists of strings as JSON; null where empty."""
     items = pc.fill_null(record.json_values(lists.values), "null")
-    text = pc.binary_join_element_wise("[", pc.binary_join(pa.ListArray.from_arrays(lists.offsets, items), ", "), "]", "")
+    inside = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, items), ", ")
     filled = pc.greater(pc.list_value_length(lists), 0)
-    return record.column(pc.if_else(filled, text, None), pa.json_(), len(lists))
-
-
-def _inside(object_: dict[str, Any]) -> str:
-    return json.dumps(object_, ensure_ascii=False)[1:-1].encode("utf-8", "replace").decode()
+    return record.column(
+        pc.if_else(filled, pc.binary_join_element_wise("[", inside, "]", ""), None), pa.json_(), len(lists)
+    )
 
 
 def _other(told: pa.Array, prompt: pa.Array) -> pa.Array:
@@ -336,7 +309,3 @@ def _told(values: pa.Array) -> pa.Array:
 def _filled(texts: pa.Array) -> pa.Array:
     """The texts, null where blank."""
     return pc.if_else(pc.match_substring_regex(texts, r"\S"), texts, None)
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

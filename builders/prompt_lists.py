@@ -51,9 +51,8 @@ def _partiprompts(piece: Piece) -> Iterator[Row]:
     _, header = next(rows)
     names = header.split("\t") if isinstance(header, str) else []
     if "Prompt" not in names:
-        raise BadFile(
-            piece.name, f"no column 'Prompt' in its first line, only {', '.join(map(repr, names)) or 'bytes'}"
-        )
+        found = ", ".join(map(repr, names)) or "bytes that are not UTF-8"
+        raise BadFile(piece.name, f"no column 'Prompt' in its first line, only {found}")
     for number, line in rows:
         key = f"{number - 2:08d}"
         if isinstance(line, BadRow) or not line.strip():

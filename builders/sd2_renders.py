@@ -14,9 +14,9 @@ import pyarrow as pa
 from hfds import record
 from hfds.builder import Builder, File, Piece, SourceConfig, batched
 from hfds.errors import BadFile, BadRow
-from hfds.folder import SUFFIXES, Found, PictureFolder, by_name, folder_stamp, picture_columns, unlisted
+from hfds.folder import SUFFIXES, Found, PictureFolder, by_name, by_number, folder_stamp, picture_columns, unlisted
 from hfds.record import printable, text_or_none
-from hfds.text import csv_batches, json_lines, json_text, lines
+from hfds.text import blank_as_null, csv_batches, json_lines, json_text, lines
 
 BATCH = 2_000
 RUN = 20_000  # pictures of a piece
@@ -32,14 +32,6 @@ class Entry(NamedTuple):
     name: str
     said: dict[str, Any]
     bad: BadRow | None = None
-
-
-class Row(NamedTuple):
-    """An entry with the key of its id, and its picture."""
-
-    key: str
-    said: dict[str, Any]
-    found: Found
 
 
 @dataclass
@@ -125,8 +117,8 @@ class SD2Renders(Builder):
     config: SD2Config
 
     def neighbours(self) -> list[str]:
-        """The state of the folders of pictures."""
-        return [folder_stamp(self._root(file)) for files in self.upstream.values() for file in files]
+        """The state of the pictures: asked before there is a `config`, so of all below the listing's folder."""
+        return [folder_stamp(Path(file.path).parent) for files in self.upstream.values() for file in files]
 
     def _root(self, file: File) -> Path:
         return Path(file.path).parent / self.config.pictures
@@ -152,17 +144,17 @@ class SD2Renders(Builder):
             for names in batched(folder.unclaimed(), BATCH):
                 yield unlisted(self.NAME, under, names, license=self.LICENSE)
 
-    def _table(self, under: str, rows: tuple[Row, ...]) -> pa.Table:
-        said = [row.said for row in rows]
-        prompts = [_text(one.get("text")) for one in said]
+    def _table(self, under: str, rows: Sequence[tuple[str, dict[str, Any], Found]]) -> pa.Table:
+        keys, said, found = zip(*rows, strict=True)
+        prompts, originals = (_texts(said, name) for name in ("text", "orig_text"))
         ours = [self._ours(one.get("file_name")) for one in said]
         return record.records(
             len(rows),
-            id=[f"{self.NAME}/{under}/{row.key}" for row in rows],
+            id=[f"{self.NAME}/{under}/{key}" for key in keys],
             source=self.NAME,
             license=self.LICENSE,
             prompt=prompts,
-            captions={"prompt": prompts, "original_prompt": [_text(one.get("orig_text")) for one in said]},
+            captions={"prompt": prompts, "original_prompt": originals},
             generation={
                 "model": ["stabilityai/stable-diffusion-2" if yes else None for yes in ours],
                 "steps": [50 if yes else None for yes in ours],
@@ -170,19 +162,13 @@ class SD2Renders(Builder):
             },
             source_scores={"similarity": [_score(one.get("clip_score")) for one in said]},
             extra=[_extra(one) for one in said],
-            **picture_columns(self.NAME, [row.found for row in rows]),
+            **picture_columns(self.NAME, found),
         )
 
     def _ours(self, name: object) -> bool:
         """Whether the set's own pipeline rendered a picture."""
         mine = self.config.pictures == "." and isinstance(name, str)
         return mine and not PurePosixPath(str(name)).name.startswith("gustavosta")
-
-
-def by_number(names: Sequence[str]) -> dict[str, str]:
-    """Pictures by the number that they are named by."""
-    stems = {name: PurePosixPath(name).stem for name in reversed(names)}
-    return {str(int(stem)): name for name, stem in stems.items() if stem.isascii() and stem.isdecimal()}
 
 
 def _check_numbers(root: Path, file: File, rows: int) -> None:
@@ -193,8 +179,8 @@ def _check_numbers(root: Path, file: File, rows: int) -> None:
         raise BadFile(file.name, problem, "fetch list and pictures again, or rename the pictures to 0.png and up")
 
 
-def _rows(piece: Piece, folder: PictureFolder) -> Iterator[Row]:
-    """The entries of a piece; those before it only claim their pictures."""
+def _rows(piece: Piece, folder: PictureFolder) -> Iterator[tuple[str, dict[str, Any], Found]]:
+    """Key, what is said and picture of the entries of a piece; those before it only claim their pictures."""
     entries = _csv_entries(piece) if piece.name.endswith(".csv") else _json_entries(piece)
     for number, entry in enumerate(entries):
         if piece.stop is not None and number >= piece.stop:
@@ -206,7 +192,7 @@ def _rows(piece: Piece, folder: PictureFolder) -> Iterator[Row]:
         if isinstance(claimed, str) and not isinstance(text, str | None):
             claimed = BadRow("wrong_type", f"text is {type(text).__name__}")
         nameless = entry.bad or (isinstance(claimed, BadRow) and claimed.reason in ("duplicate_key", "unsafe_name"))
-        yield Row(entry.line_key if nameless else entry.own_key, entry.said, folder.look(claimed))
+        yield entry.line_key if nameless else entry.own_key, entry.said, folder.look(claimed)
 
 
 def _json_entries(piece: Piece) -> Iterator[Entry]:
@@ -226,15 +212,14 @@ def _json_entries(piece: Piece) -> Iterator[Entry]:
 def _csv_entries(piece: Piece) -> Iterator[Entry]:
     number = 0
     for table in csv_batches(piece.path, piece.name, ["prompt"]):
-        for row in table.to_pylist():
+        for row in table.rename_columns({"prompt": "text"}).to_pylist():
             key = f"{number:08d}"
-            yield Entry(key, key, str(number), {**row, "text": row.pop("prompt")})
+            yield Entry(key, key, str(number), row)
             number += 1
 
 
-def _text(value: object) -> str | None:
-    text = text_or_none(value)
-    return text if text and text.strip() else None
+def _texts(said: Sequence[dict[str, Any]], name: str) -> pa.Array:
+    return blank_as_null(pa.array([text_or_none(one.get(name)) for one in said], pa.string()))
 
 
 def _score(value: object) -> float | None:

@@ -2,10 +2,13 @@
 
 Tar headers are read here and not by `tarfile` because a pass over 40,000 members a second is needed and every byte
 that is not accounted for must be noticed (POSIX.1-2001 ustar and pax, and GNU long names). Zips go through `zipfile`.
+
+A member whose content is not its bytes as they lie (GNU and pax sparse files) is of kind "other".
 """
 
 import hashlib
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -20,6 +23,11 @@ from hfds.picture import LARGEST
 
 BLOCK = 512
 ZERO = bytes(BLOCK)
+_RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")  # what a pax record begins with: its length in bytes and its key
+# What zipfile, and the system calls below it, raise for a directory or a member that says impossible things.
+_BROKEN_ZIP = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError, OverflowError
+)  # fmt: skip
 
 
 class Member(NamedTuple):
@@ -109,45 +117,49 @@ def tar_members(reader: Reader, file: str) -> Iterator[Member]:
     Raises:
         BadFile: it is no tar, is cut, lacks its end mark, or another archive was glued on behind it.
     """
-    at, pending, total = 0, {}, reader.size
+    at, total = 0, reader.size
+    everywhere: dict[str, bytes] = {}  # what a global pax header says of all members behind it
+    pending: dict[str, bytes] = {}  # what a pax or GNU header says of the next member
     if total == 0:
         raise BadFile(file, "the file is empty")
     while True:
         block = reader.read(at, BLOCK + 3584)
         header = block[:BLOCK]
         if header == ZERO:
+            if pending:
+                raise BadFile(file, f"no member behind the header record before byte {at:,}")
             return _check_end(reader, at, file)
         if len(header) < BLOCK:
             where = "in a header" if header else "before its end mark"
             raise BadFile(file, f"the tar is cut {where} at byte {total:,}: rows behind it would be lost")
         if not _checksum(header):
             raise BadFile(file, f"not a tar header at byte {at:,}" if at else "not an uncompressed tar")
-        size = _number(header[124:136])
-        start = at + BLOCK
-        at = start + -(-size // BLOCK) * BLOCK
         kind = header[156:157]
-        if kind in b"LKxg" and size > 1 << 20:
+        start = at + BLOCK + (_sparse_headers(reader, at, header) if kind == b"S" else 0)
+        said = {} if kind in b"LKxXg" else {**everywhere, **pending}
+        try:
+            size = 0 if kind in b"123456" else int(said.get("size") or _number(header[124:136]))  # those have no content
+        except ValueError:
+            raise BadFile(file, f"a tar header without a size at byte {at:,}") from None
+        if kind in b"LKxXg" and size > 1 << 20:
             raise BadFile(file, f"a header record of {size:,} bytes at byte {start:,}")
-        if kind in b"LK":
-            if kind == b"L":
-                pending["path"] = reader.read(start, size).rstrip(b"\0")
-            continue
-        if kind == b"x":
-            pending.update(_pax(reader.read(start, size)))
-            continue
-        if kind in b"g5":
-            pending = {} if kind == b"5" else pending
-            continue
-        if "size" in pending:
-            size = int(pending["size"])
-            at = start + -(-size // BLOCK) * BLOCK
         if start + size > total:
             raise BadFile(file, f"the tar is cut inside the member at byte {start:,}: rows behind it would be lost")
-        raw = pending.get("path") or _ustar_name(header)
-        name = raw.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
-        what = "file" if kind in (b"0", b"\0", b"7") else "link" if kind in (b"1", b"2") else "other"
-        yield Member(name, start, size, what, block[BLOCK : BLOCK + size])
+        at = start + -(-size // BLOCK) * BLOCK
+        if kind in b"LKxXg":
+            try:
+                (everywhere if kind == b"g" else pending).update(_record(kind, reader.read(start, size)))
+            except ValueError as error:
+                raise BadFile(file, f"a broken header record at byte {start:,} ({error})") from None
+            continue
+        raw = said.get("GNU.sparse.name") or said.get("path") or _ustar_name(header)
         pending = {}
+        if kind == b"5" or (kind == b"\0" and size == 0 and raw.endswith(b"/")):  # a folder, and one of a tar before 1988
+            continue
+        name = raw.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+        sparse = any(key.startswith("GNU.sparse.") for key in said)
+        what = "file" if kind in b"0\x007" and not sparse else "link" if kind in b"12" else "other"
+        yield Member(name, start, size, what, block[BLOCK : BLOCK + size] if kind != b"S" else b"")
 
 
 def _check_end(reader: Reader, at: int, file: str) -> None:
@@ -160,15 +172,29 @@ def _check_end(reader: Reader, at: int, file: str) -> None:
 
 def _checksum(header: bytes) -> bool:
     try:
-        return sum(header) - sum(header[148:156]) + 256 == _number(header[148:156])
+        said = _number(header[148:156])
     except ValueError:
         return False
+    found = sum(header) - sum(header[148:156]) + 256
+    return said == found or said == found - 256 * sum(byte >> 7 for byte in header)  # some count in signed bytes
 
 
 def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # GNU base-256 for sizes of 8 GiB and more
-        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    """A number of a tar header; raises ValueError for one that is negative or is none."""
+    if field[0] == 0x80:  # GNU base-256 for sizes of 8 GiB and more
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip()
+    if digits and not digits.isdigit():
+        raise ValueError(f"{digits!r} is no number")
+    return int(digits or b"0", 8)
+
+
+def _sparse_headers(reader: Reader, at: int, header: bytes) -> int:
+    """Bytes of the further headers of an old GNU sparse member, which lie between its header and its content."""
+    more, length = header[482], 0
+    while more and len(block := reader.read(at + BLOCK + length, BLOCK)) == BLOCK:
+        more, length = block[504], length + BLOCK
+    return length
 
 
 def _ustar_name(header: bytes) -> bytes:
@@ -177,21 +203,30 @@ def _ustar_name(header: bytes) -> bytes:
     return prefix + b"/" + name if prefix else name
 
 
-def _pax(data: bytes) -> dict[str, bytes]:
-    found, at = {}, 0
-    while at < len(data) and (space := data.find(b" ", at)) > 0 and data[at:space].isdigit():
-        length = int(data[at:space])
-        key, _, value = data[space + 1 : at + length - 1].partition(b"=")
-        if key in (b"path", b"size"):
-            found[key.decode()] = value
-        at += max(length, 1)
+def _record(kind: bytes, data: bytes) -> dict[str, bytes]:
+    """What a header record says of the path, the size and the holes of members; raises ValueError where it is broken."""
+    if kind in b"LK":
+        return {"path": data.rstrip(b"\0")} if kind == b"L" else {}
+    found, at, data = {}, 0, data.rstrip(b"\0")
+    while at < len(data):
+        match = _RECORD.match(data, at)
+        end = at + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(data) or data[end - 1] != ord("\n"):
+            raise ValueError(f"{data[at : at + 40]!r} is no pax record")
+        value = data[match.end() : end - 1]
+        if match[2] == b"size" and value and not (value.isdigit() and len(value) < 20):
+            raise ValueError(f"{value[:40]!r} is no size")
+        if match[2] in (b"path", b"size") or match[2].startswith(b"GNU.sparse."):
+            found[match[2].decode("utf-8", "replace")] = value
+        at = end
     return found
 
 
 def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Member], bytes]]:
     """The members of a zip in the order in which they lie, and a function that reads one of them.
 
-    A stored (uncompressed) member of a local archive has its true `offset`; all others have -1.
+    A stored (uncompressed) member of a local archive has its true `offset`; all others have -1. A name that repeats is
+    numbered: "a.png", "a.png#1".
 
     Raises:
         BadFile: it is no zip or is cut. The function raises BadRow("crc_mismatch"), ("unreadable_member") or
@@ -199,7 +234,7 @@ def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Memb
     """
     try:
         archive = zipfile.ZipFile(reader.file)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except _BROKEN_ZIP as error:
         problem = "the file is empty" if reader.size == 0 else f"not a whole zip ({error})"
         raise BadFile(file, problem) from None
     infos: dict[str, zipfile.ZipInfo] = {}
@@ -208,9 +243,11 @@ def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Memb
         if info.is_dir():
             continue
         link = (info.external_attr >> 16) & 0o170000 == 0o120000
-        name = info.filename if info.filename not in infos else f"{info.filename}#{number}"
+        name = info.filename
+        while name in infos:
+            name += f"#{number}"
         infos[name] = info
-        offset = _stored_offset(reader, info, file) if info.compress_type == zipfile.ZIP_STORED else -1
+        offset = _stored_offset(reader, info, file) if info.compress_type == zipfile.ZIP_STORED and reader.local else -1
         members.append(Member(name, offset, info.file_size, "link" if link else "file", b"", info.CRC))
 
     def read(member: Member) -> bytes:
@@ -221,10 +258,17 @@ def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Memb
             if zlib.crc32(data) != member.crc:
                 raise BadRow("crc_mismatch")
             return data
+        info = infos[member.name]
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks those without a limit
+            raise BadRow("unreadable_member", f"compression method {info.compress_type}")
         try:
-            return archive.read(infos[member.name])
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+            with archive.open(info) as unpacked:
+                data = unpacked.read(member.size)  # no more than was declared, however much there is
+        except _BROKEN_ZIP as error:
             raise BadRow("crc_mismatch" if "CRC" in str(error) else "unreadable_member", str(error)) from None
+        if len(data) != member.size:
+            raise BadRow("unreadable_member", f"{len(data)} bytes of {member.size}")
+        return data
 
     return members, read
 
@@ -233,7 +277,7 @@ def _stored_offset(reader: Reader, info: zipfile.ZipInfo, file: str) -> int:
     """Where the bytes of a stored member begin: behind its local header, whose lengths differ from the directory's."""
     if info.flag_bits & 1:
         return -1  # encrypted: reading it says so
-    local = reader.read(info.header_offset, 30)
+    local = reader.read(info.header_offset, 30) if 0 <= info.header_offset <= reader.size else b""
     if len(local) < 30 or local[:4] != b"PK\x03\x04":
         raise BadFile(file, f"no member at byte {info.header_offset:,} where the zip's directory says so")
     name, extra = struct.unpack_from("<HH", local, 26)

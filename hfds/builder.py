@@ -5,25 +5,33 @@ A source subclasses it with class attributes (`NAME`, `LICENSE`, configs with th
 """
 
 import inspect
+import shlex
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import datasets
+import fsspec
 import pyarrow as pa
 import xxhash
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
 
 from hfds import archive, picture, record, slices
 from hfds.archive import sha256_of
 from hfds.errors import BadFile, ConfigError, HfdsError, SourceMissing, nearest
 
 T = TypeVar("T")
+_AS_HUB_USER = threading.Lock()  # see `_as_hub_user`
 
 
 @dataclass
@@ -113,6 +121,7 @@ class Builder(datasets.ArrowBasedBuilder):
         **options: Any,
     ):
         self.check_names(config_name, splits, options)
+        token = self._clean(token)
         config = next(c for c in self.BUILDER_CONFIGS if c.name == (config_name or self.default_config()))
         self.revision: str | None = None
         self.limit = limit
@@ -126,6 +135,8 @@ class Builder(datasets.ArrowBasedBuilder):
             wanted = {split: p for split, p in config.files.items() if splits is None or split in splits}
             self.upstream = {split: find(patterns, True) for split, patterns in wanted.items()}
             self.companions = {name: found[0] for name, p in config.companions.items() if (found := find(p, False))}
+            if chained := [file.name for file in self.files() if "::" in file.name]:
+                raise BadFile(chained[0], "fsspec reads the '::' in its name as a chain", "rename it")
         self._options = options
         super().__init__(
             config_name=config.name,
@@ -170,11 +181,24 @@ class Builder(datasets.ArrowBasedBuilder):
         if strange := [o for o in options if o not in fields and not o.startswith("_")]:
             raise ConfigError(f"{cls.NAME} has no option {strange[0]!r}: {nearest(strange[0], fields)}")
 
+    @classmethod
+    def _clean(cls, token: str | bool | None) -> str | bool | None:
+        """The token without the blanks around it, None when nothing is left; no error shows it.
+
+        The clients' own errors do, where it holds a newline: one that was read from a file.
+        """
+        if not isinstance(token, str):
+            return token
+        token = token.strip()
+        if not all("!" <= letter <= "~" for letter in token):
+            raise ConfigError(f"{cls.NAME}: the token holds a character that none has: copy it again, or leave it out")
+        return token or None
+
     # Finding the upstream files
 
     def _local_finder(self, root: Path) -> Callable[[tuple[str, ...], bool], list[File]]:
         if not root.is_dir():
-            raise SourceMissing(f"{self.NAME}: no folder {root}{self._advice()}")
+            raise SourceMissing(f"{self.NAME}: no folder {root}; {self._advice()}")
         root = root.resolve()
         if "::" in str(root):
             raise ConfigError(f"{self.NAME}: the folder {root} has '::' in its name, which fsspec reads as a chain")
@@ -184,7 +208,7 @@ class Builder(datasets.ArrowBasedBuilder):
                 if found := sorted((p for p in root.glob(pattern) if p.is_file()), key=lambda p: p.as_posix()):
                     return [self._local_file(root, path) for path in found]
             there = sorted(path.name for path in root.iterdir())
-            return self._nothing(patterns, f"the folder {root}", there) if needed else []
+            return self._nothing(patterns, f"the folder {root}", there, self._advice()) if needed else []
 
         return find
 
@@ -194,20 +218,16 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def _hub_finder(self, revision: str, token: str | bool | None) -> Callable[[tuple[str, ...], bool], list[File]]:
         if self.REPO is None:
-            raise SourceMissing(f"{self.NAME} is not on the Hub and needs a local folder{self._advice()}")
+            raise SourceMissing(f"{self.NAME} is not on the Hub and needs a local folder; {self._advice()}")
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
         api = HfApi(token=token)
         try:
             self.revision = api.dataset_info(self.REPO, revision=revision).sha
             entries = api.list_repo_tree(self.REPO, repo_type="dataset", revision=self.revision, recursive=True)
             listing = [self._hub_file(entry) for entry in entries if hasattr(entry, "size")]
-        except RevisionNotFoundError:
-            raise SourceMissing(f"{self.NAME}: {self.REPO} has no revision {revision!r} on the Hub") from None
-        except (HfHubHTTPError, OSError, RuntimeError) as error:
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SourceMissing(f"{self.NAME}: {self.REPO} is not to be had on the Hub ({why}){self._advice()}") from None
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            raise self._hub_failed(error, revision) from None
 
         def find(patterns: tuple[str, ...], needed: bool) -> list[File]:
             for pattern in patterns:
@@ -215,7 +235,8 @@ class Builder(datasets.ArrowBasedBuilder):
                 at_depth = (file for file in listing if file.name.count("/") == depth)
                 if found := sorted((f for f in at_depth if fnmatchcase(f.name, pattern)), key=lambda f: f.name):
                     return found
-            return self._nothing(patterns, f"{self.REPO}", [f.name for f in listing]) if needed else []
+            where, there = f"{self.REPO} at {revision!r}", [file.name for file in listing]
+            return self._nothing(patterns, where, there, self.OBTAIN or "give another revision") if needed else []
 
         return find
 
@@ -224,14 +245,18 @@ class Builder(datasets.ArrowBasedBuilder):
         url = f"hf://datasets/{self.REPO}@{self.revision}/{entry.path}"
         return File(entry.path, url, entry.size, f"{self.revision}:{entry.blob_id}", sha256)
 
-    def _nothing(self, patterns: tuple[str, ...], where: str, there: list[str]) -> NoReturn:
+    def _hub_failed(self, error: BaseException, revision: str | None) -> SourceMissing:
+        """The error to raise instead of one of the Hub's clients."""
+        return SourceMissing(f"{self.NAME}: {self.REPO} {_hub_problem(error, revision)}")
+
+    def _nothing(self, patterns: tuple[str, ...], where: str, there: list[str], advice: str) -> NoReturn:
         seen = ", ".join(there[:5]) + (" ..." if len(there) > 5 else "") if there else "nothing"
-        raise SourceMissing(f"{self.NAME}: no {' or '.join(patterns)} in {where}, which holds {seen}{self._advice()}")
+        raise SourceMissing(f"{self.NAME}: no {' or '.join(patterns)} in {where}, which holds {seen}; {advice}")
 
     def _advice(self) -> str:
-        if self.OBTAIN:
-            return f"; {self.OBTAIN}"
-        return f"; get it with: hf download --repo-type dataset {self.REPO} --local-dir FOLDER" if self.REPO else ""
+        if self.OBTAIN or self.REPO is None:
+            return self.OBTAIN or "give the folder that holds it as published"
+        return f"get it with: hf download --repo-type dataset {self.REPO} --local-dir FOLDER"
 
     def _hash(self) -> str:
         """The cache key: the code that reads, the files with their sizes and times, and what was asked of them."""
@@ -281,13 +306,33 @@ class Builder(datasets.ArrowBasedBuilder):
         return {s: self.choose([p for f in files for p in self.split_file(f)]) for s, files in self.upstream.items()}
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        self.companions = {name: _fetch(dl_manager, [file])[0] for name, file in self.companions.items()}
+        self.companions = {name: self._fetch(dl_manager, [file])[0] for name, file in self.companions.items()}
         generators = []
         for split, pieces in self.pieces().items():
-            files = _fetch(dl_manager, [piece.file for piece in pieces])
+            files = self._fetch(dl_manager, [piece.file for piece in pieces])
             here = [replace(piece, file=file) for piece, file in zip(pieces, files, strict=True)]
             generators.append(datasets.SplitGenerator(split, gen_kwargs={"pieces": here}))
         return generators
+
+    def _fetch(self, dl_manager: Any, files: list[File]) -> list[File]:
+        """The files where they can be opened now: downloaded from the Hub unless streaming, then checked where a sha256
+        is known."""
+        remote = [file.path for file in files if "://" in file.path]
+        try:
+            local = dict(zip(remote, dl_manager.download(remote), strict=True)) if remote else {}
+        except (HTTPError, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # this machine's, such as a full disk
+                raise
+            raise self._hub_failed(error, self.revision) from None
+        here = [replace(file, path=local.get(file.path, file.path)) for file in files]
+        for file, source in zip(here, files, strict=True):
+            if file.sha256 and "://" not in file.path and (got := sha256_of(file.path)) != file.sha256:
+                problem = f"its sha256 is {got}, upstream says {file.sha256}"
+                if file.path == source.path:
+                    raise BadFile(file.name, problem)
+                get = f"{self.REPO} {shlex.quote(file.name)} --revision {self.revision} --force-download"
+                raise BadFile(file.name, problem, f"fetch it again with: hf download --repo-type dataset {get}")
+        return here
 
     def _generate_tables(self, pieces: list[Piece]) -> Iterator[tuple[Key, pa.Table]]:
         left = self.limit
@@ -299,16 +344,31 @@ class Builder(datasets.ArrowBasedBuilder):
                     return
 
     def _read_named(self, piece: Piece) -> Iterator[pa.Table]:
-        """`read`, with any failure naming the file."""
+        """`read`, with any failure naming the file, or the Hub where it is the Hub's."""
+        tables = self.read(piece)
+        user = partial(_as_hub_user, self.token) if "://" in piece.path and self.token is not None else nullcontext
         try:
-            for table in self.read(piece):
+            while True:
+                with user():
+                    table = next(tables, None)
+                if table is None:
+                    return
                 yield table.cast(record.SCHEMA) if table.schema != record.SCHEMA else table
-        except HfdsError:
-            raise
-        except FileNotFoundError as error:
-            raise SourceMissing(f"{self.NAME}: {piece.name} is gone ({error}); build again to list the files") from None
-        except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
+        except (HfdsError, HTTPError, pa.ArrowException, OSError, EOFError, UnicodeError) as error:
+            if any(isinstance(cause, HTTPError) for cause in _causes(error)):
+                raise self._hub_failed(error, self.revision) from None
+            if isinstance(error, HfdsError):
+                raise
+            if isinstance(error, FileNotFoundError):
+                what = f"{self.NAME}: {piece.name} is gone ({error}); build again to list the files"
+                raise SourceMissing(what) from None
             raise BadFile(piece.name, " ".join(str(error).split())[:300]) from error
+
+    def _as_dataset(self, split: Any, in_memory: bool = False) -> datasets.Dataset:
+        info = self.info.splits.get(str(split))
+        if info is not None and info.num_examples == 0:  # which `datasets` says corresponds to no data
+            return datasets.Dataset(record.SCHEMA.empty_table(), info=self.info, split=split)
+        return super()._as_dataset(split, in_memory)
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
@@ -319,15 +379,42 @@ class Builder(datasets.ArrowBasedBuilder):
             raise
 
 
-def _fetch(dl_manager: Any, files: list[File]) -> list[File]:
-    """The files where they can be opened now: downloaded from the Hub unless streaming, checked where a sha256 is known."""
-    remote = [file.path for file in files if "://" in file.path]
-    local = dict(zip(remote, dl_manager.download(remote), strict=True)) if remote else {}
-    here = [replace(file, path=local.get(file.path, file.path)) for file in files]
-    for file in here:
-        if file.sha256 and "://" not in file.path and (got := sha256_of(file.path)) != file.sha256:
-            raise BadFile(file.name, f"its sha256 is {got}, upstream says {file.sha256}")
-    return here
+@contextmanager
+def _as_hub_user(token: str | bool) -> Iterator[None]:
+    """Opens every hf:// URL with `token` meanwhile: the URL cannot carry it, the configuration of fsspec can."""
+    with _AS_HUB_USER:
+        before = fsspec.config.conf.get("hf")
+        fsspec.config.conf["hf"] = {**(before or {}), "token": token}
+        try:
+            yield
+        finally:
+            del fsspec.config.conf["hf"]
+            if before is not None:
+                fsspec.config.conf["hf"] = before
+
+
+def _hub_problem(error: BaseException, revision: str | None) -> str:
+    """What is wrong between here and a repository on the Hub, and what to do."""
+    causes = [*_causes(error)]
+    if any(isinstance(cause, hub_errors.GatedRepoError) for cause in causes):
+        return "is gated: ask for access on its page on the Hub, then log in with: hf auth login"
+    if any(isinstance(cause, hub_errors.RepositoryNotFoundError) for cause in causes):
+        return "is not on the Hub, or is private: log in as someone who may read it with: hf auth login"
+    if any(isinstance(cause, hub_errors.RevisionNotFoundError) for cause in causes):
+        return f"has no revision {revision!r} on the Hub: give a branch, tag or commit that it has"
+    status = next((cause.response.status_code for cause in causes if isinstance(cause, hub_errors.HfHubHTTPError)), 0)
+    if status in (401, 403):
+        return f"is not for this token, the Hub answers {status}: log in as someone who may read it with: hf auth login"
+    if status >= 500 or status == 429:
+        return f"cannot be read now, the Hub answers {status}: try again later"
+    why = " ".join(str(error).split())[:300] or type(error).__name__
+    return f"cannot be read from the Hub ({why}): check the network, and HF_ENDPOINT if it is set"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def code_version(cls: type) -> str:

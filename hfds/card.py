@@ -1,5 +1,6 @@
 """The card of a built dataset: numbers from its locks, words from `cards/`. Never half of either by hand."""
 
+import html
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -11,7 +12,7 @@ import yaml
 
 from hfds.lock import read_locks
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~$])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
 # Licence names of the Hub's front matter, where they are not the SPDX identifier in lower case.
 _HUB_LICENSES = {"unknown": "unknown"}
 
@@ -103,7 +104,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def escape(text: str) -> str:
     """Text without any markup of its own: one line, every character that Markdown or HTML would act on escaped."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    return _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _size(number: float) -> str:

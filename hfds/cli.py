@@ -144,13 +144,18 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "-")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors of ours are one sentence on stderr (or JSON on stdout), and an exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app()
+        app(given)
     except HfdsError as error:
-        if "--json" in sys.argv:
+        if "--json" in given:
             typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}, ensure_ascii=False))
         else:
             typer.secho(f"hfds: {error}", err=True, fg="red")
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,8 @@ def embedded(
     """
     offsets = np.zeros(len(image) + 1, np.int64)
     np.cumsum(sizes(image), out=offsets[1:])
-    buffer = np.empty(int(offsets[-1]), np.uint8)
+    # From Arrow's pool, which hands the same memory out again: a fresh numpy array costs a page fault every 4 kB.
+    buffer = np.frombuffer(pa.allocate_buffer(int(offsets[-1])), np.uint8)
     data, path = image.flatten()
     slices = parse_slices(path).to_pylist()
     valid = np.asarray(pc.or_(data.is_valid(), path.is_valid()))

@@ -10,7 +10,7 @@ Use:
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -41,6 +41,12 @@ def by_name(names: Sequence[str]) -> dict[str, str]:
         twice.update([base] if base in index else [])
         index[base] = name
     return {**{base: name for base, name in index.items() if base not in twice}, **{name: name for name in names}}
+
+
+def by_number(names: Sequence[str]) -> dict[str, str]:
+    """Pictures by the number that names them, without leading zeros; the first one of a number counts."""
+    stems = {name: PurePosixPath(name).stem for name in reversed(names)}
+    return {str(int(stem)): name for name, stem in stems.items() if stem.isascii() and stem.isdecimal()}
 
 
 class PictureFolder:

@@ -1,6 +1,7 @@
 """The rows of a release's inputs: each piece of each source prepared once, in parallel, and found again by later runs."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import multiprocess
 import numpy as np
@@ -91,3 +92,30 @@ class UniqueIds(WholeDataset):
             return marked(table, verdicts).add_column(0, "id", pc.if_else(again, numbered, ids))
 
         return made
+
+
+@dataclass(frozen=True)
+class Into(WholeDataset):
+    """Adds `split`: the split that each input was read into, null where its rows are still to be split.
+
+    Args:
+        inputs: rows and split of every input, in order.
+    """
+
+    inputs: tuple[tuple[int, str | None], ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Nothing but the number of rows."""
+        return ("id",)
+
+    @property
+    def adds(self) -> Features:
+        """One column."""
+        return Features({"split": Value("string")})
+
+    def decide(self, rows: Dataset) -> Made:
+        """By position."""
+        ends = np.cumsum([count for count, _ in self.inputs])
+        names = pa.array([into for _, into in self.inputs], pa.string())
+        return lambda table, positions: pa.table({"split": names.take(pa.array(np.searchsorted(ends, positions, "right")))})

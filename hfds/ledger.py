@@ -127,7 +127,7 @@ def _similar(path: Path, id_: str) -> str:
     key = id_.rpartition("/")[2]
     for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
         ids = batch.column("id")
-        found = ids.filter(pc.match_substring(ids, key)) if key else ids
+        found = ids.filter(pc.ends_with(ids, f"/{key}"))
         if len(found):
             return f"did you mean {found[0].as_py()!r}?"
     return "ids begin with the source's name, as in 'diffusiondb/<file name>'"

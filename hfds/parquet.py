@@ -1,9 +1,9 @@
-"""Parquet read by columns: types checked before a row is read, in runs of row groups that several processes share.
+"""Parquet read by columns: types checked before a row is read, in runs of rows that several processes share.
 
-    schema = schema_of(path, file)                                        # BadFile: cut, empty, no parquet
+    schema = schema_of(path, file)                                            # BadFile: cut, empty, no parquet
     check_columns(schema, file, {"url": TEXT}, optional={"seed": NUMBER})
-    for start, stop in row_group_runs(path, file):                        # one piece each
-        for batch in batches(path, file, ["url", "seed"], start, stop):   # pa.RecordBatch, bounded
+    for start, stop in row_runs(path, file, 1):                               # one piece each
+        for batch in rows_between(path, file, ["url", "seed"], start, stop):  # pa.RecordBatch, bounded
             batch, not_utf8 = repaired(batch)
             seeds = numbers(batch["seed"], pa.int64())
 
@@ -12,16 +12,17 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hfds.errors import BadFile
 
 ROWS = 20_000  # of a batch
-RUN = 200_000  # rows that one piece holds at least
+RUN = 200_000  # rows of a run, at least
 BUFFER = 1 << 20  # bytes of a local column read at once: without it a row group of 14 M rows comes into memory whole
 
 
@@ -37,7 +38,8 @@ def _text(type_: pa.DataType) -> bool:
 
 
 def _bytes(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_))
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(kind(type_) for kind in kinds)
 
 
 def _number(type_: pa.DataType) -> bool:
@@ -97,27 +99,6 @@ def check_columns(
         inner = type_.value_type if pa.types.is_dictionary(type_) else type_
         if not (kind.holds(inner) or pa.types.is_null(inner)):
             raise BadFile(file, f"column {name!r} is {type_}, wanted {kind.name}")
-
-
-def row_group_runs(path: str, file: str, rows: int = RUN) -> list[tuple[int, int | None]]:
-    """(start, stop) of runs of row groups that hold `rows` rows or more each, together all of the file.
-
-    A remote file is one run: it is fetched whole, and its footer is not read over the network before that.
-    """
-    if "://" in path:
-        return [(0, None)]
-    runs: list[tuple[int, int | None]] = []
-    start, held = 0, 0
-    with _opened(path, file) as opened:
-        groups = opened.metadata.num_row_groups
-        for group in range(groups):
-            held += opened.metadata.row_group(group).num_rows
-            if held >= rows:
-                runs.append((start, group + 1))
-                start, held = group + 1, 0
-    if start < groups or not runs:
-        runs.append((start, groups))
-    return runs
 
 
 def batches(
@@ -204,17 +185,29 @@ def _whole(texts: pa.Array) -> bool:
 
 
 def numbers(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """A column of numbers, or of texts that are numbers, as `type_`: not-a-number, other texts and what does not fit
-    become null, and a fraction is cut off where `type_` has none."""
-    if array.type == type_ and not pa.types.is_floating(type_):
-        return array
-    import polars as pl
+    """A column of numbers, or of texts that are numbers, as `type_`: what is not finite, other texts and what does not
+    fit become null, and a fraction is cut off where `type_` has none."""
+    array = pc.utf8_trim_whitespace(array) if _text(array.type) else _finite(array)
+    try:
+        return _finite(array.cast(type_))
+    except pa.ArrowInvalid:
+        return _finite(pa.array([_fitting(value, type_) for value in array.to_pylist()], type_))
 
-    series = pl.Series(values=pl.from_arrow(array))
-    if _text(array.type):
-        series = series.str.strip_chars()
-        if pa.types.is_integer(type_) and type_.bit_width < 64:
-            series = series.cast(pl.Float64, strict=False)  # "1024.0"
-    target = pl.Series(values=pl.from_arrow(pa.array([], type_))).dtype
-    series = series.cast(target, strict=False)
-    return (series.fill_nan(None) if series.dtype.is_float() else series).to_arrow().cast(type_)
+
+def _finite(array: pa.Array) -> pa.Array:
+    if not pa.types.is_floating(array.type) or pc.all(pc.is_finite(array)).as_py():
+        return array
+    return pc.if_else(pc.is_finite(array), array, None)
+
+
+def _fitting(value: Any, type_: pa.DataType) -> Any:
+    try:
+        if not pa.types.is_integer(type_):
+            number: float = float(value)
+        elif isinstance(value, int) or (isinstance(value, str) and value.lstrip("+-").isdigit()):
+            number = int(value)  # exactly: a float has 53 bits
+        else:
+            number = int(float(value))
+        return pa.scalar(number, type_).as_py()
+    except (TypeError, ValueError, OverflowError, pa.ArrowException):
+        return None

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset, Features, concatenate_datasets
+from datasets.table import ConcatenationTable, MemoryMappedTable
 
 from hfds import record
 from hfds.run import Run
@@ -76,21 +77,20 @@ class Step:
         """
         if missing := [name for name in self.needs if name not in rows.column_names]:
             raise KeyError(f"{self.name} needs the column {missing[0]!r}; there are: {', '.join(rows.column_names)}")
-        seen = [name for name in dict.fromkeys((*self.needs, *self.reads, "dropped")) if name in rows.column_names]
+        seen = [name for name in dict.fromkeys((*self.needs, *self.reads, *self.adds, "dropped")) if name in rows.column_names]
         narrow = rows.select_columns(seen)
         made = self._map(narrow, run)
-        rest = rows.remove_columns([name for name in self.adds if name in rows.column_names])
-        return concatenate_datasets([rest, made], axis=1) if rest.column_names else made
+        return beside(rows.remove_columns([name for name in self.adds if name in rows.column_names]), made)
 
     def _map(self, rows: Dataset, run: Run | None) -> Dataset:
         """`Dataset.map` with a fingerprint that sees the step's version, and a file of its own."""
         if len(rows) == 0:
-            return Dataset(self.adds.arrow_schema.empty_table())
+            return Dataset(self.adds.arrow_schema.empty_table())  # where `map` adds no column
         fingerprint = xxhash.xxh3_64_hexdigest(f"{self.key()}\0{rows._fingerprint}".encode())
         if run is not None:
             run.steps.mkdir(parents=True, exist_ok=True)
         made = self._prepare(rows)
-        shared = run is not None and self.by_batch and run.num_proc > 1 and len(rows) > BATCH
+        shared = run is not None and self.by_batch and run.num_proc > 1 and len(rows) > BATCH and _on_disk(rows)
         return (
             rows.with_format("arrow")
             .map(
@@ -160,6 +160,19 @@ class WholeDataset(Step):
     def _prepare(self, rows: Dataset) -> Made:
         decided = functools.cache(lambda: self.decide(rows))  # a result that is cached never asks
         return lambda table, positions: decided()(table, positions)
+
+
+def _on_disk(rows: Dataset) -> bool:
+    """Whether other processes can map the rows too; datasets 5.2 loses the length of an in-memory block on the way."""
+    blocks = rows.data.blocks if isinstance(rows.data, ConcatenationTable) else [[rows.data]]
+    return all(isinstance(block, MemoryMappedTable) for row in blocks for block in row)
+
+
+def beside(rows: Dataset, more: Dataset) -> Dataset:
+    """The columns of both, nothing copied; `concatenate_datasets` loses the columns of datasets without rows."""
+    if len(rows) == 0:
+        return Dataset(Features({**rows.features, **more.features}).arrow_schema.empty_table())
+    return concatenate_datasets([rows, more], axis=1) if rows.column_names else more
 
 
 def kept(table: pa.Table) -> pa.ChunkedArray | pa.Array:

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Dataset, Features, Value
 
 from hfds import lock as locks
 from hfds import shards
 from hfds.archive import sha256_of
 from hfds.builder import Builder, code_version
-from hfds.card import write_card
+from hfds.card import funnel_rows, write_card
 from hfds.errors import ConfigError, HfdsError, OutOfSpace, SourceError, SourceMissing, nearest
-from hfds.gather import gather
+from hfds.gather import Into, gather
 from hfds.ledger import check_conservation, funnel, kept_split, write_ledger
 from hfds.processor import Step
 from hfds.record import FEATURES
@@ -193,8 +193,8 @@ def build(
         builders = open_inputs(release, run, Path(sources) if sources else None, rows)
         table, lengths = gather(builders, run, whole=rows is None)
         counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
-        table = _with_split(table, release.inputs, counts)
-        for step in release.steps:
+        into = Into(tuple((counts[input_.label], input_.into) for input_ in release.inputs))
+        for step in (into, *release.steps):
             table = step(table, run)
         return _write(release, table, builders, counts, run, Path(out) / release.dataset, rows)
 
@@ -236,13 +236,6 @@ def open_inputs(release: Release, run: Run, sources: Path | None, rows: int | No
     return found
 
 
-def _with_split(rows: Dataset, inputs: Iterable[Input], counts: Mapping[str, int]) -> Dataset:
-    """A `split` column: where an input was read `into`, else null."""
-    parts = [pa.repeat(pa.scalar(i.into, pa.string()), counts[i.label]) for i in inputs]
-    split = Dataset(pa.table({"split": pa.chunked_array(parts)}), fingerprint=f"{[i.into for i in inputs]}{[*counts.values()]}")
-    return concatenate_datasets([rows, split], axis=1)
-
-
 def _write(
     release: Release, rows: Dataset, builders: list[Builder], counts: dict[str, int], run: Run, home: Path, limit: int | None
 ) -> Built:
@@ -258,7 +251,10 @@ def _write(
     write_ledger(rows, counts, aside / ledger)
     counted = funnel(aside / ledger)
     splits = {name: _split_entry(name, written) for name in positions}
-    check_conservation(counted, counts, {name: entry["rows"] for name, entry in splits.items() if entry["rows"]})
+    check_conservation(counted, counts, {name: entry["rows"] for name, entry in splits.items()})
+    if not splits:
+        reasons = "; ".join(f"{row[0]}: {row[1]} rows, dropped {row[2]}" for row in funnel_rows(counted)) or "no input has any"
+        raise HfdsError(f"{release.dataset}/{release.name} keeps no row, and `datasets` loads no empty split ({reasons})")
     lock = locks.make_lock(
         dataset=release.dataset,
         release=release.name,
@@ -279,7 +275,7 @@ def _write(
 def _positions(rows: Dataset) -> dict[str, np.ndarray]:
     """Positions of the kept rows of every split, "train" first, the others by name."""
     narrow = rows.select_columns(["split", "dropped"]).with_format("arrow")
-    found: dict[str, list[np.ndarray]] = {"train": []}
+    found: dict[str, list[np.ndarray]] = {}
     at = 0
     for table in narrow.iter(50_000):
         split = kept_split(table)
@@ -287,7 +283,7 @@ def _positions(rows: Dataset) -> dict[str, np.ndarray]:
             found.setdefault(name, []).append(np.flatnonzero(np.asarray(pc.fill_null(pc.equal(split, name), False))) + at)
         at += len(table)
     order = sorted(found, key=lambda name: (name != "train", name))
-    return {name: np.concatenate(found[name]) if found[name] else np.zeros(0, np.int64) for name in order}
+    return {name: np.concatenate(found[name]) for name in order}
 
 
 def _licenses(rows: Dataset, positions: dict[str, np.ndarray]) -> dict[str, int]:

@@ -94,7 +94,8 @@ def write(
         SourceChanged: a picture's bytes are no longer those that were indexed.
     """
     journal.mkdir(parents=True, exist_ok=True)
-    for old in {*folder.glob("data/*/*")} - {folder / shard.name for shard in shards}:
+    planned = {folder / f"{shard.name}{end}" for shard in shards for end in ("", ".part")}
+    for old in {*folder.glob("data/*/*")} - planned:
         old.unlink()  # a killed run had planned other shards
 
     def one(shard: Shard) -> Written:

@@ -20,11 +20,24 @@ from hfds.errors import BadFile, BadRow
 
 CHUNK = 1 << 20
 BLOCK = 8 << 20  # of a CSV, parsed at once
+DEEPEST = 500  # of a JSON text
 LARGEST = 256 << 20  # bytes of one line, or of one CSV row with newlines in it
 LF, CR, QUOTE = b'\n\r"'
 BETWEEN = np.frombuffer(b',\n\r"', np.uint8)  # what may stand on the outer side of a quote
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+def _exact(digits: str) -> int | str:
+    return number if len(digits) < 21 and -(2**63) <= (number := int(digits)) < 2**64 else digits
+
+
+DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite, parse_int=_exact)
 
 
 def lines(path: str, file: str) -> Iterator[tuple[int, str | BadRow]]:
@@ -55,16 +68,25 @@ def lines(path: str, file: str) -> Iterator[tuple[int, str | BadRow]]:
 def json_lines(path: str, file: str) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     """(line number from 1, object) of every line of a JSONL file; raises as `lines`.
 
-    A line that is no object comes as BadRow("not_utf8"), ("blank"), ("broken_json") or ("wrong_type"). NaN and numbers
-    beyond a double are null.
+    A line that is no object comes as BadRow("not_utf8"), ("blank"), ("broken_json") or ("wrong_type"); what numbers
+    become is said at `json_value`.
     """
     for number, line in lines(path, file):
         yield number, line if isinstance(line, BadRow) else json_object(line)
 
 
 def json_value(text: str) -> Any:
-    """What a JSON text says, NaN and numbers beyond a double as null; raises ValueError or RecursionError."""
-    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+    """What a JSON text says, as far as `datasets` can read it back (its parser is pandas' ujson).
+
+    NaN and numbers beyond a double are null, integers beyond 64 bits are texts.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON, or is nested more than 500 deep.
+    """
+    value = DECODER.decode(text)
+    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    return value
 
 
 def json_object(text: str) -> dict[str, Any] | BadRow:
@@ -134,9 +156,13 @@ def _decoded(line: bytes) -> str | BadRow:
         return BadRow("not_utf8", f"byte 0x{line[error.start]:02x} at {error.start}")
 
 
-def _finite(digits: str) -> float | None:
-    value = float(digits)
-    return value if math.isfinite(value) else None
+def _depth(value: object) -> int:
+    """How many lists and objects lie in one another."""
+    depth, level = 0, [value]
+    while inside := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in inside for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _whole_rows(path: str, file: str, block: int) -> Iterator[tuple[int, bytes]]:
@@ -192,7 +218,7 @@ def _row_ends(data: bytes, file: str, line: int, last: bool = False) -> Position
 def _header(data: bytes, file: str, columns: Sequence[str]) -> tuple[list[str], int]:
     """The names of the columns, and how many bytes of `data` they take."""
     start = len(data) - len(data.lstrip(b"\r\n"))
-    ends = _row_ends(data[start:], file, 1, last=False)
+    ends = _row_ends(data[start:], file, 1)
     size = start + int(ends[0]) + 1 if len(ends) else len(data)
     try:
         names = next(csv.reader([data[start:size].decode().rstrip("\r\n")]), [])

@@ -37,8 +37,8 @@ def first_of(rows: Dataset, of: str) -> tuple[np.ndarray, np.ndarray]:
     alive = np.zeros(len(rows), bool)
     at = 0
     for table in rows.select_columns([c for c in (of, "dropped") if c in rows.column_names]).with_format("arrow").iter(BATCH):
-        values = table[of].combine_chunks()
-        values = normalise(values) if of == "prompt" else values.cast(pa.string())
+        values = table[of].combine_chunks().cast(pa.string())
+        values = normalise(values) if of == "prompt" else values
         there = pc.and_(kept(table), pc.fill_null(pc.not_equal(values, ""), False))
         keys[at : at + len(table)] = record.hash_texts(values)
         alive[at : at + len(table)] = np.asarray(there)

@@ -119,9 +119,9 @@ def test_fields_go_before_the_message_and_what_is_missing_is_taken_from_it(tmp_p
     "content, prompt, flags",
     [
         ('Dreamt in `1.00s` for `!dream "a" -S 1`', "a", {"S": 1}),
-        ('Dreamt in `1.00s` for \'s `!dream "a" -H 704 -W 832 -C 10.5 -n 9 -i -s 150 -A ddim -S 4293895136 -p 2` The seeds',
+        ('Dreamt in `1.00s` for `!dream "a" -H 704 -W 832 -C 10.5 -n 9 -i -s 150 -A ddim -S 4293895136 -p 2` The seeds',
          "a", {"H": 704, "W": 832, "C": 10.5, "n": 9, "is_grid": 0, "s": 150, "A": "ddim", "S": 4293895136}),
-        ('`!dream "a" -n 4 -g -S 7` \nThe commands for each individual image are: \n`!dream "a" -S 7`\n`!dream "a" -S 8`',
+        ('`!dream "a" -n 4 -g -S 7` \nThe commands for each individual image are: \n`!dream "b" -S 8`\n`!dream "c"`',
          "a", {"n": 4, "is_grid": 1, "S": 7}),
         ('Dreamt in 1.00s for !dream "a" -n 9 -i -S 7 The seeds for each individual image are: [7, 8]',
          "a", {"n": 9, "is_grid": 0, "S": 7}),
@@ -218,14 +218,14 @@ def test_a_value_of_another_type_stays_alone_and_is_kept(
         ({"modifiers": ["a", 1]}, {"modifiers": ["a", 1]}),
         ({"modifiers": "a"}, {"modifiers": "a"}),
         ({"modifiers": ["a\tb", 'c"d\\', "猫"]}, {"modifiers": ["a\tb", 'c"d\\', "猫"]}),
-        ({"modifiers": ...}, {}),
+        ({"modifiers": ...}, None),
         ({"likes": 2**63 - 1, "by": None}, {"modifiers": ["oil paint", "4 k"], "likes": 2**63 - 1}),
         ({"raw_discord_data": None}, {"modifiers": ["oil paint", "4 k"]}),
         ({"raw_discord_data": ...}, {"modifiers": ["oil paint", "4 k"]}),
     ],
     ids=repr,
 )
-def test_what_else_the_raw_data_says(tmp_path: Path, changes: dict[str, Any], extra: dict[str, Any]) -> None:
+def test_what_else_the_raw_data_says(tmp_path: Path, changes: dict[str, Any], extra: dict[str, Any] | None) -> None:
     (row,) = read(tmp_path, [("x", raw({}, **changes))])
     assert (row["dropped"], row["extra"], row["generation"]) == (None, extra, None)
 
@@ -240,7 +240,11 @@ def test_a_url_is_a_url(tmp_path: Path, uri: str) -> None:
 def test_a_bad_row_is_a_dropped_row_with_its_prompt(tmp_path: Path) -> None:
     expected = openprompts.hostile(tmp_path / "source")
     rows = check_builder(
-        OpenPrompts, tmp_path / "source", cache_dir=tmp_path / "cache", rows=4 + sum(expected.values()), dropped=expected
+        OpenPrompts,
+        tmp_path / "source",
+        cache_dir=tmp_path / "cache",
+        rows=4 + sum(expected.values()),
+        dropped=expected,
     )
     assert [row["prompt"] for row in rows if row["dropped"] is None] == ["good", "after", "nothing", "blank"]
     assert [row["prompt"] for row in rows][-4:] == ["a list inside", "a text inside", "nothing", "blank"]
@@ -254,6 +258,16 @@ def test_one_odd_row_changes_no_other(tmp_path: Path, odd: str) -> None:
     assert found[200]["prompt"] == "odd"
     assert found[:200] + found[201:] == read(tmp_path / "alone", rows)
     assert [row["generation"]["seed"] for row in found[201:]] == list(range(200, 300))
+
+
+@pytest.mark.parametrize(
+    "begin, end", [('{"raw_discord_data":', '{"seed": 5}}'), ('{"raw_discord_data": {}', ', "modifiers": ["a"]}')]
+)
+def test_two_rows_are_never_one_object(tmp_path: Path, begin: str, end: str) -> None:
+    rows = read(tmp_path, [("glued", "{}{}"), ("begins", begin), ("ends", end), ("good", raw(fields(seed=1)))])
+    reasons = [row["dropped"] and row["dropped"]["reason"] for row in rows]
+    assert reasons == ["broken_json", "broken_json", "broken_json", None]
+    assert rows[3]["generation"]["seed"] == 1
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -302,5 +316,5 @@ def test_a_bad_file_stops_the_build_and_is_named(tmp_path: Path, data: bytes, me
 
 
 def test_where_to_get_it() -> None:
-    with pytest.raises(SourceMissing, match="github.com/krea-ai/open-prompts"):
+    with pytest.raises(SourceMissing, match=r"github\.com/krea-ai/open-prompts"):
         OpenPrompts()

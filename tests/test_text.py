@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from hfds.errors import BadFile, BadRow
-from hfds.text import csv_batches, json_lines, lines
+from hfds.text import csv_batches, json_lines, json_object, lines
 
 
 def table(tmp_path: Path, data: bytes, columns: tuple[str, ...] = ("a",), **options: Any) -> list[dict[str, Any]]:
@@ -87,7 +87,9 @@ def test_lines_keep_all_but_their_end(tmp_path: Path) -> None:
 
 def test_a_line_that_is_no_object_does_not_stop_the_rest(tmp_path: Path) -> None:
     data = b'\xef\xbb\xbf{"a": 1}\n\n{"a"\n[1]\n{"a": 1}{"a": 2}\n{"a": "\xe9"}\n' + b"[" * 100_000 + b"\n"
-    (tmp_path / "x").write_bytes(data + b'{"a": NaN, "b": 1e999, "c": 9223372036854775807}')
+    deep = b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}\n"
+    numbers = b'{"a": NaN, "b": 1e999, "c": 18446744073709551615, "d": -9223372036854775809}'
+    (tmp_path / "x").write_bytes(data + deep + numbers)
     found = [(n, o.reason if isinstance(o, BadRow) else o) for n, o in json_lines(str(tmp_path / "x"), "x")]
     assert found == [
         (1, {"a": 1}),
@@ -97,8 +99,14 @@ def test_a_line_that_is_no_object_does_not_stop_the_rest(tmp_path: Path) -> None
         (5, "broken_json"),
         (6, "not_utf8"),
         (7, "broken_json"),
-        (8, {"a": None, "b": None, "c": 9223372036854775807}),
+        (8, "broken_json"),
+        (9, {"a": None, "b": None, "c": 2**64 - 1, "d": "-9223372036854775809"}),
     ]
+
+
+def test_many_brackets_are_not_deep_and_digits_without_end_are_text() -> None:
+    assert json_object('{"a": [' + ",".join(["[]"] * 1000) + "]}") == {"a": [[]] * 1000}
+    assert json_object('{"a": ' + "9" * 5000 + "}") == {"a": "9" * 5000}
 
 
 def test_an_empty_file_has_no_lines_to_read(tmp_path: Path) -> None:

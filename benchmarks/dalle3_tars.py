@@ -1,0 +1,159 @@
+"""DALLE-3 tars in and out: to a loadable dataset against `cat` and the original recipe, to a release against `cp`.
+
+    python benchmarks/dalle3_tars.py FOLDER            # FOLDER holds data/data-NNNNNN.tar, as published
+    python benchmarks/dalle3_tars.py FOLDER --make 4   # first writes about 4 GB of realistic tars there
+
+The original recipe is the one that SimpleTuner documents: extract, compile a Parquet table from the JSON files with
+pandas, write one caption file per picture. Every side runs as a process of its own over a warm cache.
+"""
+
+import argparse
+import io
+import json
+import shutil
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import side
+
+RECIPE = """
+import glob, json, os
+import pandas as pd
+data = []
+for file_path in glob.glob("data/*.json"):
+    with open(file_path) as file:
+        content = json.load(file)
+    if "width" not in content:
+        continue
+    data.append({"width": int(content["width"]), "height": int(content["height"]),
+                 "caption": content["short_caption"], "filename": content["image_name"]})
+    with open("data/" + os.path.splitext(content["image_name"])[0] + ".txt", "w") as text_file:
+        text_file.write(content["short_caption"])
+pd.DataFrame(data, columns=["width", "height", "caption", "filename"]).to_parquet("dalle3.parquet", index=False)
+print(len(data), "rows")
+"""
+PREPARE = """
+import sys
+from builders.dalle3 import Dalle3
+if __name__ == "__main__":
+    builder = Dalle3(data_dir=sys.argv[1], cache_dir=sys.argv[2])
+    builder.download_and_prepare(num_proc=2)
+    rows = builder.as_dataset("train")
+    print(len(rows), "rows,", sum(d is not None for d in rows["dropped"]), "of them dropped")
+"""
+RELEASE = """
+import sys, time
+from builders.dalle3 import Dalle3
+from hfds import Input, Release, Run, build
+from hfds import shards
+release = Release("dalle3", "bench", (Input(Dalle3, folder="."),))
+inner = shards.write
+def timed(*args):
+    start = time.perf_counter()
+    written = inner(*args)
+    print("WRITE", time.perf_counter() - start, sum(w.bytes for w in written))
+    return written
+shards.write = timed
+if __name__ == "__main__":
+    built = build(release, Run.here(sys.argv[2], 2), sources=sys.argv[1], out=sys.argv[3])
+    print(built.funnel)
+"""
+
+
+def make(folder: Path, gigabytes: float) -> None:
+    """Tars of 1024x1024 and 1792x1024 pictures, three quarters JPEG (about 290 kB) and one quarter PNG (about 1.8 MB)."""
+    rng = np.random.default_rng(0)
+    pictures = [_picture(rng, "PNG" if n % 4 == 3 else "JPEG", 1792 if n % 3 == 0 else 1024) for n in range(48)]
+    written, number, tar = 0, 0, 0
+    while written < gigabytes * 1e9:
+        path = folder / f"data/data-{tar:06d}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            while archive.offset < 0.7e9 and written + archive.offset < gigabytes * 1e9:
+                extension, data, size = pictures[number % len(pictures)]
+                data += number.to_bytes(8, "big")  # behind the picture's end: every file has a hash of its own
+                stem = f"{number:08x}-{rng.integers(1 << 62):x}"
+                record = {
+                    "image_name": f"{stem}.{extension}",
+                    "md5_pil_hash": "0" * 32,
+                    "md5_file_hash": "1" * 32,
+                    "sha512_hash": "2" * 128,
+                    "short_caption": "A short caption of one sentence about what the picture shows. " * 2,
+                    "long_caption": "A long caption that goes on about composition, colours and mood. " * 12,
+                    "resolution": f"{size[0]}x{size[1]}",
+                    "url": f"https://example.com/{stem}",
+                    **({"width": size[0], "height": size[1]} if number % 100 else {}),
+                    "source": "dalle3",
+                    "original_prompt": None,
+                    "short_caption2": ["Another short caption, of the second model."],
+                    "long_caption2": ["Another long caption. " * 30],
+                }
+                for name, content in ((f"{stem}.{extension}", data), (f"{stem}.json", json.dumps(record).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+                number += 1
+            written += archive.offset
+        tar += 1
+
+
+def _picture(rng: np.random.Generator, format_: str, width: int) -> tuple[str, bytes, tuple[int, int]]:
+    """Smooth colours with noise on top, which encode to the sizes of real pictures."""
+    coarse = PIL.Image.fromarray(rng.integers(0, 255, (16, width // 64, 3), np.uint8))
+    pixels = np.asarray(coarse.resize((width, 1024), PIL.Image.Resampling.BICUBIC)).astype(np.int16)
+    noise = 10 if format_ == "JPEG" else 3
+    pixels = np.clip(pixels + rng.integers(-noise, noise + 1, pixels.shape), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, format_, quality=88)
+    return {"PNG": "png", "JPEG": "jpg"}[format_], buffer.getvalue(), (width, 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--make", type=float, metavar="GB", help="write about so many gigabytes of tars there first")
+    parser.add_argument("--times", type=int, default=3, help="runs of each side; the median is reported")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    args = parser.parse_args()
+    if args.make:
+        make(args.folder, args.make)
+    folder, scratch = args.folder.resolve(), Path(tempfile.mkdtemp(dir=args.scratch))
+    tars = sorted(folder.glob("data/*.tar"))
+    size = sum(tar.stat().st_size for tar in tars)
+    print(f"{len(tars)} tars, {size / 1e9:.2f} GB\n")
+    shell = " ".join(str(tar) for tar in tars)
+    fresh = {name: scratch / name for name in ("recipe", "cache", "copy", "work", "out")}
+
+    def clear() -> None:
+        for path in fresh.values():
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+
+    extract = f"mkdir data; for f in {shell}; do tar xf $f -C data; done; {sys.executable} -c '{RECIPE}'"
+    cat = side.best("cat to nowhere", f"cat {shell} > /dev/null", args.times)
+    recipe = side.best("original recipe", extract, args.times, fresh["recipe"], clear)
+    recipe_bytes = side.folder_bytes(fresh["recipe"])
+    script = [sys.executable, "-c", PREPARE, str(folder), str(fresh["cache"])]
+    ours = side.best("hfds: loadable dataset, hashed and measured", script, args.times, None, clear)
+    ours_bytes = side.folder_bytes(fresh["cache"])
+    side.report([cat, recipe, ours], cat)
+    print(f"\nrecipe / hfds: {recipe.wall / ours.wall:.1f}x; disk {ours_bytes / 1e6:.1f} MB against {recipe_bytes / 1e6:.0f}"
+          f" MB: {ours_bytes / recipe_bytes:.2%}\nrecipe: {recipe.output.strip()}; hfds: {ours.output.splitlines()[-1]}\n")
+
+    clear()
+    copy = side.best("cp of the tars", f"cp {shell} {fresh['copy']}", args.times, None, clear)
+    out = [sys.executable, "-c", RELEASE, str(folder), str(fresh["work"]), str(fresh["out"])]
+    built = side.best("hfds build: index, hash, Parquet, sha256 of all", out, args.times, None, clear)
+    side.report([copy, built], copy)
+    seconds = float(next(line for line in built.output.splitlines() if line.startswith("WRITE")).split()[1])
+    print(f"\nwriting the Parquet shards, their sha256 and content digests alone: {seconds:.2f} s,"
+          f" {seconds / copy.wall:.2f} of cp")
+    shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()

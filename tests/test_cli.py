@@ -1,0 +1,135 @@
+"""The command line: what it prints for people and for programs, and its exit codes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures import toy
+
+import hfds
+from hfds.cli import main
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Calls the command line; gives exit code, stdout and stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A user's own release file, with sources beside it."""
+    toy.write(tmp_path / "sources", a=toy.many(30))
+    path = tmp_path / "my_release.py"
+    path.write_text(toy.RELEASES.format(path=[str(Path(__file__).parent)]))
+    return path
+
+
+def test_sources_and_releases(call: Any) -> None:
+    code, out, _ = call("sources", "--json")
+    assert code == 0
+    names = [entry["source"] for entry in json.loads(out)]
+    assert names == ["dalle3", "diffusiondb", "gustavosta", "laion", "openprompts", "prompt_lists", "sd2_renders"]
+    assert "dalle3" in call("sources")[1]
+    code, out, _ = call("releases", "--json")
+    assert ("image-to-prompt", "demo") in [(entry["dataset"], entry["release"]) for entry in json.loads(out)]
+    assert "image-to-prompt" in call("releases")[1]
+
+
+def test_plan_build_explain_of_a_users_own_file(call: Any, mine: Path, tmp_path: Path) -> None:
+    where = ("--sources", tmp_path / "sources", "--workdir", tmp_path / "work")
+    code, out, err = call("plan", mine, "v1", *where, "--json")
+    assert (code, json.loads(out)["inputs"][0]["pieces"]) == (0, 1), err
+    assert "toy/lines" in call("plan", mine, "v1", *where)[1]
+    code, out, err = call("build", mine, "v1", *where, "--out", tmp_path / "dist", "--num-proc", "2", "--json")
+    assert code == 0, err
+    built = json.loads(out)
+    assert built["funnel"][0]["rows"] == 30
+    assert built["folder"] == str(tmp_path / "dist/toys")
+    code, out, _ = call("build", mine, "v1", *where, "--out", tmp_path / "dist")
+    assert code == 0
+    assert built["digest"] in out
+    assert "duplicate_prompt 20" in " ".join(out.split())
+    code, out, _ = call("explain", mine, "v1", "toy/000004", "--out", tmp_path / "dist", "--json")
+    assert code == 0
+    assert [(row["id"], row["reason"]) for row in json.loads(out)] == [
+        ("toy/000004", "duplicate_prompt"),
+        ("toy/000003", None),
+    ]
+    assert call("explain", "toys", "v1", "toy/000004", "--out", tmp_path / "dist")[0] == 0, "by the dataset's name too"
+    code, out, _ = call("build", mine, "v1", *where, "--out", tmp_path / "try", "--rows", "9", "--json")
+    assert json.loads(out)["funnel"][0]["rows"] == 9
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (("build", "image-to-promt", "demo"), 2, "there is no dataset 'image-to-promt': did you mean 'image-to-prompt'?"),
+        (("build", "image-to-prompt", "dmeo"), 2, "did you mean 'demo'?"),
+        (("plan", "nowhere.py", "v1"), 2, "no file nowhere.py"),
+        (("build", "image-to-prompt", "demo", "--sources", "/nowhere"), 3, "diffusiondb: no folder /nowhere/diffusiondb"),
+        (("explain", "image-to-prompt", "demo", "x/y", "--out", "/nowhere"), 2, "build the release first"),
+        (("build", "image-to-prompt", "demo", "--rows", "0"), 2, "--rows"),
+        (("bild",), 2, "bild"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(call: Any, arguments: Any, code: int, message: str) -> None:
+    got, _, err = call(*arguments)
+    assert got == code
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_errors_as_json(call: Any) -> None:
+    code, out, _ = call("build", "image-to-prompt", "dmeo", "--json")
+    assert (code, json.loads(out)["exit_code"]) == (2, 2)
+    assert "did you mean 'demo'?" in json.loads(out)["error"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("import nothing_of_that_name", "cannot be read: ModuleNotFoundError"),
+        ("V1 = (", "cannot be read: SyntaxError"),
+        ("V1 = 1", "defines no Release"),
+    ],
+)
+def test_a_users_file_that_is_wrong(call: Any, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    code, _, err = call("build", path, "v1")
+    assert code == 2
+    assert message in err
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in hfds.__all__ if getattr(hfds, name, None) is None] == []
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hfds.nothing  # noqa: B018
+
+
+def test_load_gives_a_source_as_datasets_would(tmp_path: Path) -> None:
+    from fixtures import dalle3
+
+    dalle3.clean(tmp_path / "dalle3")
+    rows = hfds.load("dalle3", "long", data_dir=tmp_path / "dalle3", cache_dir=tmp_path / "cache")
+    assert {split: len(part) for split, part in rows.items()} == {"train": 8}
+    train = hfds.load("dalle3", data_dir=tmp_path / "dalle3", cache_dir=tmp_path / "cache", split="train", num_proc=2)
+    assert train[0]["prompt"] == "A short caption of one."
+    streamed = hfds.load("dalle3", data_dir=tmp_path / "dalle3", split="train", streaming=True)
+    assert next(iter(streamed))["id"] == "dalle3/one"
+    few = hfds.load("dalle3", data_dir=tmp_path / "dalle3", cache_dir=tmp_path / "cache", split="train", limit=3)
+    assert len(few) == 3
+    with pytest.raises(hfds.HfdsError, match="there is no source 'dale3': did you mean 'dalle3'?"):
+        hfds.load("dale3")
+    with pytest.raises(hfds.HfdsError, match="dalle3/short has no split 'valid'"):
+        hfds.load("dalle3", data_dir=tmp_path / "dalle3", split="valid")

@@ -65,7 +65,7 @@ if __name__ == "__main__":
 
 
 def make(folder: Path, gigabytes: float) -> None:
-    """Tars of 1024x1024 and 1792x1024 pictures, three quarters JPEG (about 290 kB) and one quarter PNG (about 1.8 MB)."""
+    """Tars of 1024 and 1792 x 1024 pictures, three quarters JPEG (about 280 kB), one quarter PNG (about 1.8 MB)."""
     rng = np.random.default_rng(0)
     pictures = [_picture(rng, "PNG" if n % 4 == 3 else "JPEG", 1792 if n % 3 == 0 else 1024) for n in range(48)]
     written, number, tar = 0, 0, 0
@@ -141,8 +141,10 @@ def main() -> None:
     ours = side.best("hfds: loadable dataset, hashed and measured", script, args.times, None, clear)
     ours_bytes = side.folder_bytes(fresh["cache"])
     side.report([cat, recipe, ours], cat)
-    print(f"\nrecipe / hfds: {recipe.wall / ours.wall:.1f}x; disk {ours_bytes / 1e6:.1f} MB against {recipe_bytes / 1e6:.0f}"
-          f" MB: {ours_bytes / recipe_bytes:.2%}\nrecipe: {recipe.output.strip()}; hfds: {ours.output.splitlines()[-1]}\n")
+    print(
+        f"\nrecipe / hfds: {recipe.wall / ours.wall:.1f}x; disk {ours_bytes / 1e6:.1f} MB against"
+        f" {recipe_bytes / 1e6:.0f} MB: {ours_bytes / recipe_bytes:.2%}\nrecipe: {recipe.output.strip()}; hfds: {ours.output.splitlines()[-1]}\n"
+    )
 
     clear()
     copy = side.best("cp of the tars", f"cp {shell} {fresh['copy']}", args.times, None, clear)
@@ -150,8 +152,10 @@ def main() -> None:
     built = side.best("hfds build: index, hash, Parquet, sha256 of all", out, args.times, None, clear)
     side.report([copy, built], copy)
     seconds = float(next(line for line in built.output.splitlines() if line.startswith("WRITE")).split()[1])
-    print(f"\nwriting the Parquet shards, their sha256 and content digests alone: {seconds:.2f} s,"
-          f" {seconds / copy.wall:.2f} of cp")
+    print(
+        f"\nwriting the Parquet shards, their sha256 and content digests alone: {seconds:.2f} s,"
+        f" {seconds / copy.wall:.2f} of cp"
+    )
     shutil.rmtree(scratch)
 
 

@@ -34,7 +34,7 @@ def run(name: str, command: list[str] | str, cwd: Path | None = None) -> Side:
 
 
 def best(name: str, command: list[str] | str, times: int, cwd: Path | None = None, before: object = None) -> Side:
-    """The run with the median wall time out of `times`; `before`, a function without arguments, is called before each."""
+    """The run with the median wall time out of `times`; `before()` is called before each."""
     sides = []
     for _ in range(times):
         if callable(before):

@@ -232,8 +232,9 @@ class DiffusionDB(Builder):
             pc.binary_join_element_wise(f'"{name}"', record.json_values(values), ": ")
             for name, values in {**extra, "blurred": blurred}.items()
         ]
-        inside = pc.binary_join_element_wise(*members, said["notes"], ", ", null_handling="skip")
-        inside = pc.if_else(pc.equal(inside, ""), None, inside)
+        # The first, never null, because pyarrow 26 leaves out rows in which all are.
+        inside = pc.binary_join_element_wise("", *members, said["notes"], ", ", null_handling="skip")
+        inside = pc.binary_replace_slice(pc.if_else(pc.equal(inside, ""), None, inside), 0, 2, "")
         columns = {
             "id": pc.binary_join_element_wise(self.NAME, said["key"], "/"),
             "width": said["width"],

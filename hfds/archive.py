@@ -137,8 +137,8 @@ def tar_members(reader: Reader, file: str) -> Iterator[Member]:
         kind = header[156:157]
         start = at + BLOCK + (_sparse_headers(reader, at, header) if kind == b"S" else 0)
         said = {} if kind in b"LKxXg" else {**everywhere, **pending}
-        try:
-            size = 0 if kind in b"123456" else int(said.get("size") or _number(header[124:136]))  # those have no content
+        try:  # links, devices and folders have no content, whatever their header says
+            size = 0 if kind in b"123456" else int(said.get("size") or _number(header[124:136]))
         except ValueError:
             raise BadFile(file, f"a tar header without a size at byte {at:,}") from None
         if kind in b"LKxXg" and size > 1 << 20:
@@ -154,7 +154,7 @@ def tar_members(reader: Reader, file: str) -> Iterator[Member]:
             continue
         raw = said.get("GNU.sparse.name") or said.get("path") or _ustar_name(header)
         pending = {}
-        if kind == b"5" or (kind == b"\0" and size == 0 and raw.endswith(b"/")):  # a folder, and one of a tar before 1988
+        if kind == b"5" or (kind == b"\0" and size == 0 and raw.endswith(b"/")):  # the latter is a folder before POSIX
             continue
         name = raw.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
         sparse = any(key.startswith("GNU.sparse.") for key in said)
@@ -204,7 +204,7 @@ def _ustar_name(header: bytes) -> bytes:
 
 
 def _record(kind: bytes, data: bytes) -> dict[str, bytes]:
-    """What a header record says of the path, the size and the holes of members; raises ValueError where it is broken."""
+    """What a header record says of paths, sizes and holes; raises ValueError where it is broken."""
     if kind in b"LK":
         return {"path": data.rstrip(b"\0")} if kind == b"L" else {}
     found, at, data = {}, 0, data.rstrip(b"\0")
@@ -259,7 +259,7 @@ def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Memb
                 raise BadRow("crc_mismatch")
             return data
         info = infos[member.name]
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks those without a limit
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others without limit
             raise BadRow("unreadable_member", f"compression method {info.compress_type}")
         try:
             with archive.open(info) as unpacked:

@@ -47,7 +47,9 @@ def _front_matter(locks: Mapping[str, Mapping[str, Any]]) -> str:
     configs: list[dict[str, Any]] = []
     for number, (name, lock) in enumerate(locks.items(), start=1):
         paths = [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in lock["splits"]]
-        configs.append({"config_name": name, "data_files": paths, **({"default": True} if number == len(locks) else {})})
+        configs.append(
+            {"config_name": name, "data_files": paths, **({"default": True} if number == len(locks) else {})}
+        )
     for name, lock in locks.items():
         path = [{"split": "train", "path": lock["ledger"]["path"]}]
         configs.append({"config_name": f"{name}-ledger", "data_files": path})
@@ -60,8 +62,10 @@ def _front_matter(locks: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _release(lock: Mapping[str, Any]) -> str:
     """The section of one release."""
-    splits = [[name, f"{split['rows']:,}", _size(split["bytes"]), str(len(split["shards"]))]
-              for name, split in lock["splits"].items()]
+    splits = [
+        [name, f"{split['rows']:,}", _size(split["bytes"]), str(len(split["shards"]))]
+        for name, split in lock["splits"].items()
+    ]
     licenses = [[name, f"{rows:,}"] for name, rows in lock["licenses"].items()]
     steps = [[step["name"], ", ".join(f"{k}={v!r}" for k, v in step["parameters"].items())] for step in lock["steps"]]
     parts = [

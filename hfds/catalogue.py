@@ -54,7 +54,7 @@ def releases_in(path: Path) -> list[Release]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  a user's file may raise anything
+    except Exception as error:
         raise ConfigError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     found = [value for value in vars(module).values() if isinstance(value, Release)]
     if not found:

@@ -4,7 +4,7 @@ Own code instead of `datasets.table.embed_table_storage`, which copies each pict
 pictures of a batch are read into one buffer, and that buffer is the Arrow column.
 """
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from hfds.archive import Reader
 from hfds.errors import SourceChanged
 from hfds.slices import parse_slices
 
+OPEN = 64  # files that are open at a time: pictures that lie in a folder are a file each
 _MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp"}
 
 
@@ -30,7 +31,7 @@ def sizes(image: pa.StructArray) -> np.ndarray:
     for row in np.flatnonzero(np.asarray(pc.and_(path.is_valid(), known.is_null()))):
         file = path[int(row)].as_py()
         try:
-            found[row] = os.stat(file).st_size
+            found[row] = Path(file).stat().st_size
         except OSError:
             raise SourceChanged(f"{file} is gone; put it back, or build again without it") from None
     return found
@@ -44,7 +45,7 @@ def embedded(
     Args:
         image: {bytes, path}, as builders make it.
         ids, hashes: of the same rows; a hash is xxh3-128 of the picture's bytes.
-        readers: open files by path, kept between calls; the caller closes them.
+        readers: open files by path, at most `OPEN`, kept between calls; the caller closes them.
 
     Raises:
         SourceChanged: bytes that are gone, or are not those that were hashed.
@@ -63,7 +64,7 @@ def embedded(
             view[:] = np.frombuffer(data[row].as_buffer(), np.uint8)
         else:
             part = slices[row] or {"file": path[row].as_py(), "offset": 0}
-            _read(view, part["file"], part["offset"], readers)
+            _read(view, part["file"], part["offset"], readers, ids[row])
         if xxhash.xxh3_128_hexdigest(view) != hashes[row]:
             where = "its source" if data[row].is_valid else path[row].as_py()
             raise SourceChanged(f"the picture of {ids[row]} in {where} is not what was indexed; build again")
@@ -71,17 +72,20 @@ def embedded(
     bits = pa.py_buffer(np.packbits(valid, bitorder="little"))
     buffers = [bits, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(buffer)]
     array = pa.Array.from_buffers(pa.binary(), len(image), buffers)
-    return pa.StructArray.from_arrays([array, pa.array(names, pa.string())], fields=list(image.type), mask=pa.array(~valid))
+    children = [array, pa.array(names, pa.string())]
+    return pa.StructArray.from_arrays(children, fields=list(image.type), mask=pa.array(~valid))
 
 
-def _read(view: np.ndarray, file: str, offset: int, readers: dict[str, Reader]) -> None:
+def _read(view: np.ndarray, file: str, offset: int, readers: dict[str, Reader], id_: str) -> None:
     try:
         if file not in readers:
+            while len(readers) >= OPEN:
+                readers.pop(next(iter(readers))).close()
             readers[file] = Reader(file)
     except FileNotFoundError:
-        raise SourceChanged(f"{file} is gone; put it back, or build again without it") from None
+        raise SourceChanged(f"{file} with the picture of {id_} is gone; put it back, or build without it") from None
     if readers[file].into(view, offset, len(view)) != len(view):
-        raise SourceChanged(f"{file} became shorter since it was indexed; build again")
+        raise SourceChanged(f"{file} became shorter since the picture of {id_} was indexed; build again")
 
 
 def _name(id_: str, head: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a release's inputs: each piece of each source prepared once, in parallel, and found again by later runs."""
+"""The rows of a release's inputs: each piece of each source is prepared once, in parallel, and found again later."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -118,4 +118,6 @@ class Into(WholeDataset):
         """By position."""
         ends = np.cumsum([count for count, _ in self.inputs])
         names = pa.array([into for _, into in self.inputs], pa.string())
-        return lambda table, positions: pa.table({"split": names.take(pa.array(np.searchsorted(ends, positions, "right")))})
+        return lambda table, positions: pa.table(
+            {"split": names.take(pa.array(np.searchsorted(ends, positions, "right")))}
+        )

@@ -187,7 +187,7 @@ def _whole(texts: pa.Array) -> bool:
 def numbers(array: pa.Array, type_: pa.DataType) -> pa.Array:
     """A column of numbers, or of texts that are numbers, as `type_`: what is not finite, other texts and what does not
     fit become null, and a fraction is cut off where `type_` has none."""
-    array = pc.utf8_trim_whitespace(array) if _text(array.type) else _finite(array)
+    array = _finite(array)
     try:
         return _finite(array.cast(type_))
     except pa.ArrowInvalid:
@@ -204,7 +204,7 @@ def _fitting(value: Any, type_: pa.DataType) -> Any:
     try:
         if not pa.types.is_integer(type_):
             number: float = float(value)
-        elif isinstance(value, int) or (isinstance(value, str) and value.lstrip("+-").isdigit()):
+        elif isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit()):
             number = int(value)  # exactly: a float has 53 bits
         else:
             number = int(float(value))

@@ -77,7 +77,11 @@ class Step:
         """
         if missing := [name for name in self.needs if name not in rows.column_names]:
             raise KeyError(f"{self.name} needs the column {missing[0]!r}; there are: {', '.join(rows.column_names)}")
-        seen = [name for name in dict.fromkeys((*self.needs, *self.reads, *self.adds, "dropped")) if name in rows.column_names]
+        seen = [
+            name
+            for name in dict.fromkeys((*self.needs, *self.reads, *self.adds, "dropped"))
+            if name in rows.column_names
+        ]
         narrow = rows.select_columns(seen)
         made = self._map(narrow, run)
         return beside(rows.remove_columns([name for name in self.adds if name in rows.column_names]), made)

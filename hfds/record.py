@@ -3,7 +3,9 @@
 Null means that the source does not say; nothing is ever invented.
 """
 
+import datetime
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -75,7 +77,13 @@ def column(values: Column, type_: pa.DataType, rows: int) -> pa.Array:
 
 
 def struct(type_: pa.StructType, rows: int, fields: Mapping[str, Column], valid: pa.Array | None = None) -> pa.Array:
-    """A struct array of `type_`: fields not named are null, rows where `valid` is false are null."""
+    """A struct array of `type_`: fields not named are null, rows where `valid` is false are null.
+
+    Raises:
+        KeyError: a name is no field of `type_`.
+    """
+    if unknown := set(fields) - {field.name for field in type_}:
+        raise KeyError(f"not fields of {type_}: {sorted(unknown)}")
     children = [column(fields.get(field.name), field.type, rows) for field in type_]
     mask = None if valid is None else pc.invert(valid)
     return pa.StructArray.from_arrays(children, fields=list(type_), mask=mask)
@@ -88,7 +96,7 @@ def records(rows: int, **columns: Any) -> pa.Table:
     to column (see `captions`), `image` a mapping {"bytes": ..., "path": ...}; a scalar stands for the whole column.
 
     Raises:
-        KeyError: a name is not of the schema.
+        KeyError: a name, of a column or inside one, is not of the schema.
     """
     if unknown := set(columns) - set(SCHEMA.names):
         raise KeyError(f"not columns of the common schema: {sorted(unknown)}")
@@ -143,7 +151,11 @@ def json_objects(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Array:
 
 
 def json_values(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Each value as JSON text; null stays null. Columns are turned as wholes, nested ones row by row."""
+    """Each value as JSON text; null stays null. Columns are turned as wholes, nested ones row by row.
+
+    Raises:
+        TypeError: bytes, durations and other values for which JSON has no form.
+    """
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
@@ -153,13 +165,26 @@ def json_values(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     if pa.types.is_floating(kind):
         return pc.if_else(pc.is_finite(array), array, None).cast(pa.string())
     if pa.types.is_timestamp(kind):
-        text = array.cast(pa.timestamp("us")).cast(pa.string())
+        text = array.cast(pa.timestamp("ns" if kind.unit == "ns" else "us")).cast(pa.string())
         text = pc.replace_substring(text, " ", "T")
         return pc.binary_join_element_wise('"', text, 'Z"' if kind.tz else '"', "")
+    if pa.types.is_date(kind) or pa.types.is_time(kind):
+        return pc.binary_join_element_wise('"', array.cast(pa.string()), '"', "")
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return array.cast(pa.string())
-    rows = [None if row is None else json.dumps(row, ensure_ascii=False) for row in array.to_pylist()]
+    rows = [None if row is None else json.dumps(_plain(row), ensure_ascii=False) for row in array.to_pylist()]
     return pa.array(rows, pa.string())
+
+
+def _plain(value: Any) -> Any:
+    """A nested value as `json.dumps` takes it: not-a-number is null, times are ISO 8601."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _json_strings(texts: pa.Array) -> pa.Array:
@@ -198,10 +223,17 @@ def hash_texts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
 def canonical(table: pa.Table) -> pa.Array:
     """One text per row that says all its values: equal texts mean equal rows, whatever library wrote them.
 
-    Numbers as their bits, texts with their length in front, nested values inside out; null is "~".
+    Numbers as their bits, texts and bytes with their length in front, nested values inside out; null is "~". The text
+    is UTF-8 only where all bytes in the table are.
     """
     named = [[f"{name}=", _canonical(_flat(table[name])), ";"] for name in sorted(table.column_names)]
     return pc.binary_join_element_wise(*[part for parts in named for part in parts], "")
+
+
+_BYTES = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
+    pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+)  # fmt: skip
 
 
 def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -212,6 +244,10 @@ def _canonical(array: pa.Array) -> pa.Array:
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return _canonical(array.storage)
+    if pa.types.is_dictionary(kind):
+        return _canonical(array.dictionary_decode())
+    if pa.types.is_fixed_size_list(kind):
+        return _canonical(array.cast(pa.list_(kind.value_type)))
     if pa.types.is_struct(kind):
         parts = [_canonical(child) for child in array.flatten()]
         text = pc.binary_join_element_wise("{", *parts, "}", "")
@@ -222,11 +258,11 @@ def _canonical(array: pa.Array) -> pa.Array:
         text = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), inner), "")
         text = pc.binary_join_element_wise("[", text, "]", "")
     elif pa.types.is_floating(kind):
-        bits = pa.int64() if kind.bit_width == 64 else pa.int32()
+        bits = {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width]
         text = pc.binary_join_element_wise("f", array.view(bits).cast(pa.string()), ",", "")
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        length = pc.binary_length(array).cast(pa.string())
-        text = pc.binary_join_element_wise(length, ":", array.cast(pa.string()), "")
+    elif any(is_kind(kind) for is_kind in _BYTES):
+        data = array.cast(pa.binary())
+        text = pc.binary_join_element_wise(pc.binary_length(data).cast(pa.string()), ":", data.view(pa.string()), "")
     else:
         text = pc.binary_join_element_wise(array.cast(pa.string()), ",", "")
     return pc.if_else(array.is_valid(), text, "~")

@@ -6,27 +6,19 @@ same inputs, and never half of one.
 
 import errno
 import re
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, Features, Value
+from datasets import Features, Value
 
-from hfds import lock as locks
-from hfds import shards
-from hfds.archive import sha256_of
 from hfds.builder import Builder, code_version
-from hfds.card import funnel_rows, write_card
-from hfds.errors import ConfigError, HfdsError, OutOfSpace, SourceError, SourceMissing, nearest
+from hfds.dist import write_release
+from hfds.errors import ConfigError, OutOfSpace, SourceError, SourceMissing, nearest
 from hfds.gather import Into, gather
-from hfds.ledger import check_conservation, funnel, kept_split, write_ledger
+from hfds.lock import file_sums
 from hfds.processor import Step
 from hfds.record import FEATURES
 from hfds.run import Run
@@ -67,7 +59,7 @@ class Input:
 
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""
-        found = []
+        found: list[str] = []
         try:
             self.builder.check_names(self.config, self.splits, self.options)
         except ConfigError as error:
@@ -135,10 +127,15 @@ class Release:
             found += step.problems()
             for name in step.needs:
                 if name not in there:
-                    found.append(f"{step.name} needs the column {name!r} that no step before it adds: {nearest(name, there)}")
+                    found.append(
+                        f"{step.name} needs the column {name!r} that no step before it adds: {nearest(name, there)}"
+                    )
             there.update(step.adds)
-        found += [f"column {name!r} of the release does not exist: {nearest(name, there)}"
-                  for name in self.columns if name not in there]
+        found += [
+            f"column {name!r} of the release does not exist: {nearest(name, there)}"
+            for name in self.columns
+            if name not in there
+        ]
         for name in sorted({"dropped", "split"} & set(self.columns)):
             found.append(f"column {name!r} cannot be in a release: dropped rows and splits are in its ledger")
         if found:
@@ -196,7 +193,18 @@ def build(
         into = Into(tuple((counts[input_.label], input_.into) for input_ in release.inputs))
         for step in (into, *release.steps):
             table = step(table, run)
-        return _write(release, table, builders, counts, run, Path(out) / release.dataset, rows)
+        made_of = {
+            "dataset": release.dataset,
+            "release": release.name,
+            "description": release.description,
+            "sources": [
+                _made_of(input_, builder, counts[input_.label], run, rows)
+                for input_, builder in zip(release.inputs, builders, strict=True)
+            ],
+            "steps": [{"name": s.name, "version": s.version, "parameters": s.parameters()} for s in release.steps],
+        }
+        home = Path(out) / release.dataset
+        return Built(home, release, write_release(table, release.features(), counts, made_of, run, home))
 
 
 def plan(release: Release, run: Run | None = None, *, sources: str | Path | None = None) -> dict[str, Any]:
@@ -219,7 +227,9 @@ def plan(release: Release, run: Run | None = None, *, sources: str | Path | None
                 "prepared": sum(Path(piece.cache_dir).exists() for _, piece in pieces),
             }
         )
-    steps = [{"step": s.name, "needs": list(s.needs), "adds": [*s.adds], "parameters": s.parameters()} for s in release.steps]
+    steps = [
+        {"step": s.name, "needs": list(s.needs), "adds": [*s.adds], "parameters": s.parameters()} for s in release.steps
+    ]
     return {"dataset": release.dataset, "release": release.name, "inputs": inputs, "steps": steps}
 
 
@@ -236,84 +246,11 @@ def open_inputs(release: Release, run: Run, sources: Path | None, rows: int | No
     return found
 
 
-def _write(
-    release: Release, rows: Dataset, builders: list[Builder], counts: dict[str, int], run: Run, home: Path, limit: int | None
-) -> Built:
-    """Shards, ledger, lock and card, made aside and moved into place: data first, the card last."""
-    aside = home / f".building-{release.name}"
-    positions = _positions(rows)
-    features = release.features()
-    folder = f"data/{release.name}"
-    plan = shards.plan(positions, shards.row_sizes(rows.select_columns([*features])), folder)
-    shutil.rmtree(aside / "ledger", ignore_errors=True)
-    written = shards.write(rows, plan, features, aside, run.journal / "shards", home, run.num_proc)
-    ledger = f"ledger/{release.name}.parquet"
-    write_ledger(rows, counts, aside / ledger)
-    counted = funnel(aside / ledger)
-    splits = {name: _split_entry(name, written) for name in positions}
-    check_conservation(counted, counts, {name: entry["rows"] for name, entry in splits.items()})
-    if not splits:
-        reasons = "; ".join(f"{row[0]}: {row[1]} rows, dropped {row[2]}" for row in funnel_rows(counted)) or "no input has any"
-        raise HfdsError(f"{release.dataset}/{release.name} keeps no row, and `datasets` loads no empty split ({reasons})")
-    lock = locks.make_lock(
-        dataset=release.dataset,
-        release=release.name,
-        description=release.description,
-        digest=locks.digest_of(written),
-        columns={name: feature for name, feature in features.to_dict().items()},
-        splits=splits,
-        licenses=_licenses(rows, positions),
-        ledger={"path": ledger, "sha256": sha256_of(aside / ledger)},
-        sources=[_source_entry(i, b, counts[i.label], run, limit) for i, b in zip(release.inputs, builders, strict=True)],
-        steps=[{"name": s.name, "version": s.version, "parameters": s.parameters()} for s in release.steps],
-        funnel=counted,
-    )
-    _publish(home, aside, release.name, lock)
-    return Built(home, release, lock)
-
-
-def _positions(rows: Dataset) -> dict[str, np.ndarray]:
-    """Positions of the kept rows of every split, "train" first, the others by name."""
-    narrow = rows.select_columns(["split", "dropped"]).with_format("arrow")
-    found: dict[str, list[np.ndarray]] = {}
-    at = 0
-    for table in narrow.iter(50_000):
-        split = kept_split(table)
-        for name in split.unique().drop_null().to_pylist():
-            found.setdefault(name, []).append(np.flatnonzero(np.asarray(pc.fill_null(pc.equal(split, name), False))) + at)
-        at += len(table)
-    order = sorted(found, key=lambda name: (name != "train", name))
-    return {name: np.concatenate(found[name]) for name in order}
-
-
-def _licenses(rows: Dataset, positions: dict[str, np.ndarray]) -> dict[str, int]:
-    """Kept rows by licence, most first."""
-    kept = np.zeros(len(rows), bool)
-    for own in positions.values():
-        kept[own] = True
-    counts: Counter[str] = Counter()
-    at = 0
-    for table in rows.select_columns(["license"]).with_format("arrow").iter(50_000):
-        licenses = table["license"].filter(pa.array(kept[at : at + len(table)]))
-        counts.update({entry["values"] or "unknown": entry["counts"] for entry in licenses.value_counts().to_pylist()})
-        at += len(table)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _split_entry(name: str, written: list[shards.Written]) -> dict[str, Any]:
-    own = [shard for shard in written if shard.split == name]
-    return {
-        "rows": sum(shard.rows for shard in own),
-        "bytes": sum(shard.bytes for shard in own),
-        "shards": [{"path": s.name, "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256} for s in own],
-    }
-
-
-def _source_entry(input_: Input, builder: Builder, rows: int, run: Run, limit: int | None) -> dict[str, Any]:
+def _made_of(input_: Input, builder: Builder, rows: int, run: Run, limit: int | None) -> dict[str, Any]:
     """What an input was: the revision, and every upstream file with its sha256 (not for a try of a few rows)."""
     files = builder.files()
     local = {file.name: (file.path, file.stamp) for file in files if file.sha256 is None and "://" not in file.path}
-    sums = locks.file_sums(local, run.journal / "files.json", run.num_proc) if limit is None else {}
+    sums = file_sums(local, run.journal / "files.json", run.num_proc) if limit is None else {}
     return {
         "input": input_.label,
         "into": input_.into,
@@ -329,21 +266,6 @@ def _source_entry(input_: Input, builder: Builder, rows: int, run: Run, limit: i
     }
 
 
-def _publish(home: Path, aside: Path, name: str, lock: Mapping[str, Any]) -> None:
-    """Moves a finished release into place. Its old lock goes first and its new one comes last but for the card, so that
-    no moment shows a lock with another release's data."""
-    (home / "releases" / f"{name}.lock.json").unlink(missing_ok=True)
-    for part in (f"data/{name}", f"ledger/{name}.parquet"):
-        target = home / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            shutil.rmtree(target)
-        (aside / part).replace(target)
-    locks.write_lock(lock, home / "releases" / f"{name}.lock.json")
-    write_card(home)
-    shutil.rmtree(aside)
-
-
 @contextmanager
 def _disk_errors() -> Iterator[None]:
     """A full disk as one sentence; datasets and pyarrow wrap it in errors of their own."""
@@ -355,7 +277,8 @@ def _disk_errors() -> Iterator[None]:
         for cause in _causes(error):
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                 where = f" at {cause.filename}" if cause.filename else ""
-                raise OutOfSpace(f"the disk is full{where}: free some space or choose another --workdir or --out, and run again to go on") from error
+                advice = "free some space or choose another --workdir or --out, and run again to go on"
+                raise OutOfSpace(f"the disk is full{where}: {advice}") from error
         raise
 
 

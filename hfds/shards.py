@@ -1,6 +1,7 @@
 """Rows out as Parquet shards: pictures written once, straight from where they lie, and every byte accounted for.
 
-Own code instead of `Dataset.to_parquet`, which leaves path-only pictures out and cuts shards by the number of processes.
+Own code instead of `Dataset.to_parquet`, which leaves path-only pictures out and cuts shards by the number of
+processes.
 """
 
 import json
@@ -49,7 +50,9 @@ class Written:
     digests: np.ndarray
 
 
-def plan(positions: dict[str, np.ndarray], row_bytes: np.ndarray, folder: str, max_shard: int = MAX_SHARD) -> list[Shard]:
+def plan(
+    positions: dict[str, np.ndarray], row_bytes: np.ndarray, folder: str, max_shard: int = MAX_SHARD
+) -> list[Shard]:
     """Cuts the rows of every split into shards and row groups by the bytes of each row; depends on nothing else.
 
     Args:
@@ -67,19 +70,36 @@ def plan(positions: dict[str, np.ndarray], row_bytes: np.ndarray, folder: str, m
 
 
 def _cut(rows: np.ndarray, row_bytes: np.ndarray, most_bytes: int, most_rows: int = 1 << 62) -> list[np.ndarray]:
-    """Runs of rows of about equal bytes, none above the limits but a row that is larger by itself."""
+    """As few runs of rows as the limits allow, of about equal bytes; only a row that is larger by itself is above."""
     ends = np.cumsum(row_bytes[rows])
-    total = int(ends[-1]) if len(rows) else 0
-    parts = max(1, -(-total // most_bytes), -(-len(rows) // most_rows))
-    cuts = np.searchsorted(ends, np.arange(1, parts) * total / parts) if total else []
-    return [part for part in np.split(rows, cuts) if len(part)] or [rows]
+    cuts = _cuts(ends, most_bytes, most_rows)
+    low, high = 0, most_bytes  # the fewest bytes a run that still make no more runs lie in (low, high]
+    while len(cuts) and high - low > max(1, most_bytes >> 10):
+        middle = (low + high) // 2
+        fewer = _cuts(ends, middle, most_rows, len(cuts))
+        low, high, cuts = (low, middle, fewer) if len(fewer) == len(cuts) else (middle, high, cuts)
+    return np.split(rows, cuts)
+
+
+def _cuts(ends: np.ndarray, most_bytes: int, most_rows: int, most_cuts: int | None = None) -> list[int]:
+    """Where runs begin, but for the first, when each takes what it can; gives up behind `most_cuts`."""
+    cuts: list[int] = []
+    at, before = 0, 0
+    while most_cuts is None or len(cuts) <= most_cuts:
+        full = int(np.searchsorted(ends, before + most_bytes, "right"))
+        at = max(at + 1, min(full, at + most_rows))
+        if at >= len(ends):
+            break
+        before = int(ends[at - 1])
+        cuts.append(at)
+    return cuts
 
 
 def row_sizes(rows: Dataset, batch: int = 10_000) -> np.ndarray:
     """Bytes that each row will take, its picture included: shape (rows,), int64."""
     columns = [name for name in rows.column_names if name != "image"]
-    narrow = sum(rows.data.column(name).nbytes for name in columns) // max(1, len(rows))
-    if "image" not in rows.column_names:
+    narrow = sum(rows.data.column(name).nbytes for name in columns) // max(1, rows.data.num_rows)
+    if "image" not in rows.column_names or not len(rows):
         return np.full(len(rows), narrow, np.int64)
     batches = rows.select_columns(["image"]).with_format("arrow").iter(batch)
     return np.concatenate([sizes(table["image"].combine_chunks()) for table in batches]) + narrow
@@ -94,6 +114,7 @@ def write(
         SourceChanged: a picture's bytes are no longer those that were indexed.
     """
     journal.mkdir(parents=True, exist_ok=True)
+    rows = rows if rows._indices is None else rows.flatten_indices()
     planned = {folder / f"{shard.name}{end}" for shard in shards for end in ("", ".part")}
     for old in {*folder.glob("data/*/*")} - planned:
         old.unlink()  # a killed run had planned other shards
@@ -146,7 +167,8 @@ def _write(rows: Dataset, shard: Shard, features: Features, path: Path, note: Pa
     with note.with_suffix(".part").open("wb") as file:
         np.save(file, all_digests)
     note.with_suffix(".part").rename(note.with_suffix(".npy"))
-    note.write_text(json.dumps({"stamp": [stat.st_size, stat.st_mtime_ns], "sha256": sha256}))
+    note.with_suffix(".part").write_text(json.dumps({"stamp": [stat.st_size, stat.st_mtime_ns], "sha256": sha256}))
+    note.with_suffix(".part").rename(note)
     return _written(shard, path, sha256, all_digests)
 
 
@@ -167,7 +189,7 @@ def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[str]:
     for field in fields:
         if pa.types.is_struct(field.type):
             yield from _leaves(field.type, f"{prefix}{field.name}.")
-        elif pa.types.is_list(field.type):
+        elif isinstance(field.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
             yield from _leaves([field.type.value_field.with_name("element")], f"{prefix}{field.name}.list.")
         else:
             yield prefix + field.name
@@ -181,7 +203,10 @@ def _tables(rows: Dataset, groups: tuple[np.ndarray, ...], features: Features) -
     try:
         for positions in groups:
             low, high = (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (0, 0)
-            part = table.slice(low, high - low).take(pa.array(positions - low)).combine_chunks()
+            chosen = np.zeros(high - low, bool)
+            chosen[positions - low] = True
+            # `take` copies all chunks into one, which fails at 2 GiB of pictures, also of those that it leaves out.
+            part = table.slice(low, high - low).filter(pa.array(chosen)).combine_chunks()
             if "image" in features:
                 image = _one_chunk(part["image"])
                 image = embedded(image, part["id"].to_pylist(), part["image_hash"].to_pylist(), readers)

@@ -1,4 +1,4 @@
-"""A filesystem of byte ranges, so that a picture inside an archive is a path that `datasets.Image` opens like any other.
+"""A filesystem of byte ranges: a picture inside an archive is a path that `datasets.Image` opens like any other.
 
 `slice://<offset>-<size>::<path of the archive>`; registered through the entry point `fsspec.specs`. Read only. Only
 builders make such paths, from the names of archives that the user gave: never from what an archive says.
@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-_RANGE = re.compile(r"(?:slice://)?(\d+)-(\d+)")
-PATTERN = r"^slice://(?P<offset>\d+)-(?P<size>\d+)::(?P<file>.+)$"
+_RANGE = re.compile(r"(?:slice://)?([0-9]{1,18})-([0-9]{1,18})")
+PATTERN = r"(?s)^slice://(?P<offset>[0-9]{1,18})-(?P<size>[0-9]{1,18})::(?P<file>.+)$"
 
 
 class SliceFileSystem(AbstractFileSystem):
@@ -32,10 +32,10 @@ class SliceFileSystem(AbstractFileSystem):
             raise FileNotFoundError(f"{path!r} is no slice: wanted slice://<offset>-<size>::<file>")
         offset, size = int(match[1]), int(match[2])
         with self.fs.open(self.file, "rb") as file:
+            if file.seek(0, io.SEEK_END) < offset + size:
+                raise OSError(f"{self.file} ended inside {path}: it changed since it was indexed; build again")
             file.seek(offset)
             data: bytes = file.read(size)
-        if len(data) != size:
-            raise OSError(f"{self.file} ended inside {path}: it changed since it was indexed; build again")
         return data
 
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> io.BytesIO:

@@ -1,6 +1,6 @@
 """Checks that every builder passes, shipped so that users can test their own.
 
-    check_builder(MySource, fixture_folder, cache_dir=tmp_path, rows=12, dropped={"truncated_image": 1})
+check_builder(MySource, fixture_folder, cache_dir=tmp_path, rows=12, dropped={"truncated_image": 1})
 """
 
 import io

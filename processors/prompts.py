@@ -73,7 +73,7 @@ ARTISTS = _listed(
 EDGE = r"[^0-9A-Za-z_\x{c0}-\x{d6}\x{d8}-\x{f6}\x{f8}-\x{24f}\x{300}-\x{36f}\x{1e00}-\x{1eff}]"
 PUNCTUATION = ",.;:!?"
 TRIMMED = PUNCTUATION + "()[]{}<>\"'“”‘’|/\\-–—*_~"  # from the ends of a word, where words are counted or compared
-BLANKS = r"\t-\r\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+BLANKS = r"[\t-\r\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 # Control, bidirectional and tag characters; the joiners U+200C and U+200D stay, scripts and emoji need them.
 INVISIBLE = (
     r"[\x00-\x08\x0e-\x1f\x7f-\x{84}\x{86}-\x{9f}\x{ad}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}"
@@ -88,9 +88,10 @@ SPACED_DIGITS = (
     (r"\b((?:[0-9]{2})?[0-9]0) ([sS])\b", r"\1\2"),
     (r"\b([0-9]{1,2}) / ([0-9])", r"\1/\2"),
 )
+# Doubled punctuation, a blank before it, brackets around nothing; what stays of a match is in its groups.
 UNTIDY = (
-    rf"([{PUNCTUATION}|])(?: *[{PUNCTUATION}|])+| +([,;!?])| +([.:])( |$)|(-)(?: *-)+|[(\[{{][ ,;.]*[)\]}}]",
-    r"\1\2\3\4\5",
+    rf" *([{PUNCTUATION}])(?: *[{PUNCTUATION}|])+|(\|)(?: *[{PUNCTUATION}|])+| +([,;!?])| +([.:])( |$)|(-)(?: *-)+"
+    r"|[(\[{][ ,;.()\[\]{}]*[)\]}]"
 )
 ERASED = {  # the rules that put a blank for what they match between two edges
     "size_flags": r"\B(?:--?|—|–) ?(?:n|k|h|w|height|width) ?=? ?[0-9]{1,4}",
@@ -212,10 +213,10 @@ class CleanPrompt(Annotator):
             texts = _erased(texts, self._erased)
         if self.repeats:
             texts = _collapsed(texts)
-        if self.punctuation:
-            texts = pc.replace_substring_regex(texts, *UNTIDY)
+        if untidy := "|".join([UNTIDY] * self.punctuation + ["( ) +"] * self.whitespace):
+            groups = "".join(rf"\{n + 1}" for n in range(re.compile(untidy).groups))
+            texts = pc.replace_substring_regex(texts, untidy, groups)
         if self.whitespace:
-            texts = pc.replace_substring_regex(texts, rf"(?: [ {BLANKS}]|[{BLANKS}])[ {BLANKS}]*", " ")
             texts = pc.utf8_trim(texts, characters=" ")
         return pc.utf8_trim(texts, characters=" ,;:|/-_") if self.ends else texts
 
@@ -229,12 +230,171 @@ class CleanPrompt(Annotator):
             texts = pc.replace_substring_regex(texts, INVISIBLE, "")
         if self.full_width:
             texts = _where(f"[{''.join(FULL_WIDTH)}]", texts, _half_width)
+        if self.whitespace:
+            texts = pc.replace_substring_regex(texts, BLANKS, " ")
         for pattern, joined in SPACED_DIGITS if self.spaced_digits else ():
             texts = pc.replace_substring_regex(texts, pattern, joined)
         return texts
 
     @cached_property
-    def _erased(texts: pa.Array, pattern: str) -> pa.Array:
+    def _erased(self) -> str:
+        """One pattern for all rules that erase, or "" when none is on."""
+        patterns = [rf"(?:{pattern})\b" for name, pattern in ERASED.items() if getattr(self, name)]
+        for name, (before, after) in LED.items():
+            if listed := getattr(self, name):
+                patterns.append(f"{before}(?:{_any_of(listed)}){after}")
+        if self.long_numbers:
+            patterns.append(r"\b[0-9]{5,}\b")
+        return f"(?:{'|'.join(patterns)})" if patterns else ""
+
+
+@dataclass(frozen=True)
+class KeepPrompt(Filter):
+    """Drops prompts by the rules that are on, in the order of the fields; a rule that is None or () is off.
+
+    Ranges and limits are inclusive. `language` and `persons` need the columns of those names (DetectLanguage,
+    CountPersons); persons count only where the prompt holds "by" or "style".
+    """
+
+    chars: tuple[int, int] | None = (16, 256)
+    links: tuple[str, ...] = ("http", "fps")
+    stop_words: tuple[str, ...] = CAMERA_WORDS
+    banned: tuple[str, ...] = ()
+    first_person: tuple[str, ...] = FIRST_PERSON
+    words: tuple[int, int] | None = None
+    unique_words: int | None = 4
+    repeated_words: float | None = 0.55
+    mean_word_length: float | None = 2.5
+    hyphens: int | None = None
+    by: int | None = None
+    commas: int | None = None
+    language: str | None = None
+    persons: int | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("prompt", *(name for name in ("language", "persons") if getattr(self, name) is not None))
+
+    def problems(self) -> list[str]:
+        return _problems(self, CHECKED)
+
+    def verdicts(self, table: pa.Table) -> pa.Array:
+        _refuse(self)
+        reason = value = threshold = pa.nulls(len(table), pa.string())
+        for name, fails, found, limit in self._rules(table):
+            new = pc.and_(pc.fill_null(fails, False), reason.is_null())
+            if pc.any(new).as_py():
+                reason = pc.if_else(new, name, reason)
+                value = pc.if_else(new, found.cast(pa.string()), value)
+                threshold = pc.if_else(new, None if limit is None else str(limit), threshold)
+        return record.drops(self.name, len(table), reason, value, threshold)
+
+    def _rules(self, table: pa.Table) -> Iterator[Rule]:
+        """The rules that are on, in order."""
+        prompt = record.column(table["prompt"], pa.string(), len(table))
+        yield "no_prompt", prompt.is_null(), pa.nulls(len(prompt), pa.string()), None
+        yield from _between("too_short", "too_long", pc.utf8_length(prompt), self.chars)
+        text = pc.utf8_lower(prompt)
+        for name, listed, pattern in (
+            ("link", self.links, _linked),
+            ("stop_word", self.stop_words, _between_edges),
+            ("banned", self.banned, _anywhere),
+            ("first_person", self.first_person, _between_edges),
+        ):
+            if listed:
+                yield _containing(name, text, pattern(listed))
+        yield from self._word_rules(text)
+        for name, counted, most in (
+            ("too_many_hyphens", "-", self.hyphens),
+            ("too_many_by", r"\bby\b", self.by),
+            ("too_many_commas", ",", self.commas),
+        ):
+            if most is not None:
+                yield _at_most(name, pc.count_substring_regex(text, counted), most)
+        if self.language is not None:
+            language = table["language"].combine_chunks()
+            yield "other_language", pc.fill_null(pc.not_equal(language, self.language), True), language, self.language
+        if self.persons is not None:
+            said = pc.match_substring_regex(text, r"\b(?:by|style)\b")
+            persons = table["persons"].combine_chunks()
+            yield "too_many_persons", pc.and_(said, pc.greater(persons, self.persons)), persons, self.persons
+
+    def _word_rules(self, text: pa.Array) -> Iterator[Rule]:
+        """The rules that count words: what is between blanks, less the punctuation around it."""
+        if (self.words, self.unique_words, self.repeated_words, self.mean_word_length) == (None,) * 4:
+            return
+        total, unique, letters = _counted(text)
+        yield from _between("too_few_words", "too_many_words", pa.array(total), self.words)
+        some = np.maximum(total, 1)
+        if self.unique_words is not None:
+            yield "few_unique_words", pa.array(unique < self.unique_words), pa.array(unique), self.unique_words
+        if self.repeated_words is not None:
+            share = (total - unique) / some
+            yield _at_most("repeated_words", pa.array(share.round(3)), self.repeated_words)
+        if self.mean_word_length is not None:
+            mean = letters / some
+            yield "short_words", pa.array(mean < self.mean_word_length), pa.array(mean.round(3)), self.mean_word_length
+
+
+V5_CLEAN = CleanPrompt(
+    words=CAMERA_WORDS, artists=ARTISTS, sites=SITES, engines=ENGINES, long_numbers=True, repeats=True
+)
+V4_KEEP = KeepPrompt(language="en")
+V5_KEEP = replace(V4_KEEP, stop_words=(), banned=BANNED, hyphens=5, by=3, commas=9, persons=3)
+
+
+def _between(less: str, more: str, counts: pa.Array, limits: tuple[int, int] | None) -> Iterator[Rule]:
+    if limits is not None:
+        least, most = limits
+        yield less, pc.less(counts, least), counts, least
+        yield _at_most(more, counts, most)
+
+
+def _at_most(name: str, counts: pa.Array, most: float) -> Rule:
+    return name, pc.greater(counts, most), counts, most
+
+
+def _containing(name: str, text: pa.Array, pattern: str) -> Rule:
+    """Fails where `pattern` is found; the value is what its group `found` holds."""
+    fails = pc.match_substring_regex(text, pattern)
+    found = pc.extract_regex(text.filter(fails), pattern).field("found")
+    return name, fails, pc.replace_with_mask(pa.nulls(len(text), pa.string()), fails, found), None
+
+
+def _linked(words: Iterable[str]) -> str:
+    """Each word at a border or after a digit, and with or without blanks inside: "60 f p s", but not "of psalms"."""
+    spaced = (r"\s?".join(map(re.escape, word.lower())) for word in words)
+    return rf"(?:^|{EDGE}|[0-9]\s?)(?P<found>{'|'.join(spaced)})"
+
+
+def _between_edges(phrases: Iterable[str]) -> str:
+    return f"(?:^|{EDGE})(?P<found>{_any_of(phrase.lower() for phrase in phrases)})(?:$|{EDGE})"
+
+
+def _anywhere(strings: Iterable[str]) -> str:
+    return f"(?P<found>{'|'.join(re.escape(string.lower()) for string in strings)})"
+
+
+def _any_of(phrases: Iterable[str]) -> str:
+    """Any of `phrases`, its words apart by blanks or a hyphen, its punctuation with or without blanks around it."""
+    patterns = []
+    for phrase in phrases:
+        pattern, after_word = "", False
+        for piece in re.findall(r"[^\W_]+|[^\w\s]|_", phrase):
+            word = piece.isalnum()
+            pattern += (r"(?:\s*-\s*|\s+)" if word and after_word else r"\s*") if pattern else ""
+            pattern += "['’]" if piece in "'’" else re.escape(piece)
+            after_word = word
+        patterns.append(_border(phrase.strip()[0]) + pattern + _border(phrase.strip()[-1]))
+    return "|".join(patterns)
+
+
+def _border(outermost: str) -> str:
+    r"""The assertion that a word ends at this outermost character: \b or \B, as far as RE2 can tell, in ASCII."""
+    return (r"\b" if re.match(r"\w", outermost) else r"\B") if outermost.isascii() else ""
+
+
+def _erased(texts: pa.Array, pattern: str) -> pa.Array:
     """`texts` with a blank for all that `pattern` matches; where all is ASCII it knows the borders of words itself."""
     made = pc.replace_substring_regex(texts, f"(?i){pattern}", " ")
     other = pc.invert(pc.string_is_ascii(texts))
@@ -255,13 +415,12 @@ def _counted(text: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each text (null as empty) its words, its distinct words and the characters of its words."""
     lists = pc.utf8_split_whitespace(pc.fill_null(text, ""))
     words, which = _words(lists.flatten())
-    lengths = np.asarray(pc.utf8_length(words))
+    starts, size = np.asarray(lists.offsets)[:-1], np.asarray(pc.utf8_length(words))[which]
+    total = np.add.reduceat(size > 0, starts, dtype=np.int64)
     row = np.repeat(np.arange(len(text)), np.asarray(pc.list_value_length(lists)))
-    row, which = row[lengths[which] > 0], which[lengths[which] > 0]
     pairs = np.asarray(pc.unique(pa.array(row * len(words) + which)))
-    unique = np.bincount(pairs // max(len(words), 1), minlength=len(text))
-    total = np.bincount(row, minlength=len(text))
-    return total, unique, np.bincount(row, lengths[which], minlength=len(text))
+    unique = np.bincount(pairs // len(words), minlength=len(text)) - np.logical_or.reduceat(size == 0, starts)
+    return total, unique, np.add.reduceat(size, starts, dtype=np.int64)
 
 
 def _collapsed(texts: pa.Array) -> pa.Array:

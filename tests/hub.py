@@ -39,7 +39,7 @@ class Fault:
 
 
 class Hub:
-    """A Hub at `url`. `requests` has every "METHOD path", `unknown` those that got no answer, `tokens` all it was shown."""
+    """A Hub at `url`. It keeps every "METHOD path", those that got no answer, and the tokens that it was shown."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}

@@ -21,7 +21,12 @@ def lock(release: str, **changes: Any) -> dict[str, Any]:
         "licenses": {"CC0-1.0": 12345},
         "steps": [{"name": "Split", "parameters": {"validation": 0.05}}],
         "funnel": [
-            {"input": "a/b", "rows": 20000, "dropped": [{"step": "s", "reason": "r", "rows": 7655}], "kept": {"train": 12345}}
+            {
+                "input": "a/b",
+                "rows": 20000,
+                "dropped": [{"step": "s", "reason": "r", "rows": 7655}],
+                "kept": {"train": 12345},
+            }
         ],
         "sources": [{"input": "a/b", "homepage": "", "revision": None, "license": "CC0-1.0", "files": [{}]}],
         **changes,
@@ -58,7 +63,9 @@ def test_no_markup_of_theirs_survives() -> None:
     assert "](javascript" not in body
     assert "\n# title" not in body
     assert escape("a|b\nc") == r"a\|b c"
-    assert yaml.safe_load(render({"v2": hostile}).split("\n---\n")[0].removeprefix("---\n"))["license"] == HOSTILE.lower()
+    assert (
+        yaml.safe_load(render({"v2": hostile}).split("\n---\n")[0].removeprefix("---\n"))["license"] == HOSTILE.lower()
+    )
 
 
 def test_the_order_of_releases() -> None:

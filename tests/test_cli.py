@@ -73,10 +73,18 @@ def test_plan_build_explain_of_a_users_own_file(call: Any, mine: Path, tmp_path:
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (("build", "image-to-promt", "demo"), 2, "there is no dataset 'image-to-promt': did you mean 'image-to-prompt'?"),
+        (
+            ("build", "image-to-promt", "demo"),
+            2,
+            "there is no dataset 'image-to-promt': did you mean 'image-to-prompt'?",
+        ),
         (("build", "image-to-prompt", "dmeo"), 2, "did you mean 'demo'?"),
         (("plan", "nowhere.py", "v1"), 2, "no file nowhere.py"),
-        (("build", "image-to-prompt", "demo", "--sources", "/nowhere"), 3, "diffusiondb: no folder /nowhere/diffusiondb"),
+        (
+            ("build", "image-to-prompt", "demo", "--sources", "/nowhere"),
+            3,
+            "diffusiondb: no folder /nowhere/diffusiondb",
+        ),
         (("explain", "image-to-prompt", "demo", "x/y", "--out", "/nowhere"), 2, "build the release first"),
         (("build", "image-to-prompt", "demo", "--rows", "0"), 2, "--rows"),
         (("bild",), 2, "bild"),
@@ -129,7 +137,7 @@ def test_load_gives_a_source_as_datasets_would(tmp_path: Path) -> None:
     assert next(iter(streamed))["id"] == "dalle3/one"
     few = hfds.load("dalle3", data_dir=tmp_path / "dalle3", cache_dir=tmp_path / "cache", split="train", limit=3)
     assert len(few) == 3
-    with pytest.raises(hfds.HfdsError, match="there is no source 'dale3': did you mean 'dalle3'?"):
+    with pytest.raises(hfds.HfdsError, match=r"there is no source 'dale3': did you mean 'dalle3'\?"):
         hfds.load("dale3")
     with pytest.raises(hfds.HfdsError, match="dalle3/short has no split 'valid'"):
         hfds.load("dalle3", data_dir=tmp_path / "dalle3", split="valid")

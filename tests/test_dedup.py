@@ -57,7 +57,9 @@ def test_other_columns_are_compared_as_they_are() -> None:
 
 
 def test_a_dropped_row_has_no_duplicates() -> None:
-    made = MarkDuplicates("image_hash")(MarkDuplicates("prompt")(rows(prompt=["a", "A", "b"], image_hash=["1", "2", "2"])))
+    made = MarkDuplicates("image_hash")(
+        MarkDuplicates("prompt")(rows(prompt=["a", "A", "b"], image_hash=["1", "2", "2"]))
+    )
     assert partners(made) == [None, "toy/0", None], "row 2 shares a picture only with a row that is gone"
 
 
@@ -96,7 +98,14 @@ def test_clusters_reach_through_prompts_and_pictures() -> None:
 
 def test_a_given_split_decides_for_its_cluster_and_validation_wins() -> None:
     given_rows = rows(prompt=["a", "A", "b", "B", "b!", "c"], split=[None, "train", "train", None, "validation", None])
-    assert Split(1.0)(given_rows)["split"][:] == ["train", "train", "validation", "validation", "validation", "validation"]
+    assert Split(1.0)(given_rows)["split"][:] == [
+        "train",
+        "train",
+        "validation",
+        "validation",
+        "validation",
+        "validation",
+    ]
     assert Split(0.0)(given_rows)["split"][:] == ["train", "train", "validation", "validation", "validation", "train"]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Image
@@ -131,6 +132,7 @@ def test_numbers_in_other_dtypes(tmp_path: Path) -> None:
             "similarity": pa.array([1, 2, None], pa.int16()),
             "hash": [6295651997640470123.0, None, 1.0],
             "punsafe": [float("nan"), 0.5, float("inf")],
+            "pwatermark": ["nan", "0.5", "1e-1"],
         }
     )
     pq.write_table(table, source / laion.PART)
@@ -140,6 +142,7 @@ def test_numbers_in_other_dtypes(tmp_path: Path) -> None:
     assert rows["height"][:] == [1024, None, None]
     assert [row["similarity"] if row else None for row in rows["source_scores"]] == [1.0, 2.0, None]
     assert [row["nsfw"] if row else None for row in rows["source_scores"]] == [None, 0.5, None]
+    assert [row["watermark"] if row else None for row in rows["source_scores"]] == [None, 0.5, 0.1]
     assert [row["WIDTH"] for row in rows["extra"]] == ["1024", " 1024.0", "wide"]
     assert [row["hash_rounded"] for row in rows["extra"]] == [6295651997640470123.0, None, 1.0]
     assert not any("hash" in row for row in rows["extra"])
@@ -199,17 +202,27 @@ def test_a_remote_shard_carries_its_pictures(tmp_path: Path) -> None:
 
 
 def test_several_processes_share_a_file_of_metadata(tmp_path: Path) -> None:
-    rows = 200_002
-    urls = pa.array([f"https://example.com/{i}" for i in [*range(rows - 2), 0, 200_000]])
-    ones = pa.array([1] * rows)
+    numbers = [*range(200_002)]
+    numbers[20_005] = numbers[40_005] = 7  # in other batches of the same piece
+    numbers[200_001] = 8  # in another piece
+    urls = pa.array([f"https://example.com/{i}" for i in numbers])
+    ones = pa.array([1] * len(urls))
     (tmp_path / "source").mkdir()
-    table = pa.table({"URL": urls, "TEXT": pa.nulls(rows, pa.string()), "WIDTH": ones, "HEIGHT": ones})
+    table = pa.table({"URL": urls, "TEXT": pa.nulls(len(urls), pa.string()), "WIDTH": ones, "HEIGHT": ones})
     pq.write_table(table, tmp_path / "source" / laion.PART)
     builder = Laion("high_resolution", data_dir=tmp_path / "source", cache_dir=tmp_path / "cache")
     assert [(piece.start, piece.stop) for piece in builder.pieces()["train"]] == [(0, 200_000), (200_000, None)]
     builder.download_and_prepare(num_proc=2)
-    built = builder.as_dataset("train")
-    assert built["url"][:] == urls.to_pylist()
+    rows = builder.as_dataset("train").with_format("arrow")[:]
+    assert rows["url"].to_pylist() == urls.to_pylist()
+    ids = rows["id"].to_pylist()
+    assert ids[200_001] == ids[8]
+    assert len(set(ids)) == len(ids) - 1
+    dropped = pc.struct_field(rows["dropped"], "reason")
+    assert {row: reason for row, reason in enumerate(dropped.to_pylist()) if reason} == {
+        20_005: "duplicate_key",
+        40_005: "duplicate_key",
+    }
 
 
 def bad_metadata(problem: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Steps: called by hand or by a build, on one process or two, they give the same; dropped rows are not shown to them."""
+"""Steps: called by hand or by a build, on one process or two, they give the same; dropped rows are not shown."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

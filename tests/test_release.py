@@ -29,6 +29,7 @@ from hfds.run import Run
 from processors.dedup import MarkDuplicates
 from processors.split import Split
 
+EIGHT = [f"dalle3/{n}" for n in ("one", "two.dotted.name", "three", "four", "five", "six", "seven", "dir/eight")]
 V1 = Release("pictures", "v1", (Input(Dalle3),), (MarkDuplicates("prompt"), MarkDuplicates("image_hash"), Split(0.3)))
 TOYS = Release("toys", "v1", (Input(toy.Toy),), (MarkDuplicates("prompt"), Split(0.3)), columns=("prompt", "license"))
 
@@ -62,7 +63,7 @@ def test_the_folder_is_what_plain_datasets_loads(tmp_path: Path, sources: Path) 
     ]
     rows = load_dataset(str(built.folder), "v1", cache_dir=str(tmp_path / "hf"))
     ids = {row["id"] for part in rows.values() for row in part}
-    assert ids == {f"dalle3/{n}" for n in "one two.dotted.name three four five six seven dir/eight".split()}
+    assert ids == set(EIGHT)
     by_id = {row["id"]: row for part in rows.values() for row in part.cast_column("image", part.features["image"])}
     assert by_id["dalle3/one"]["image"].size == (64, 48)
     raw = pq.read_table(next(built.folder.glob("data/v1/train-*")), columns=["id", "image"]).to_pylist()
@@ -113,7 +114,9 @@ def test_the_digest_sees_every_value_and_split(tmp_path: Path) -> None:
 
 def test_every_row_is_in_the_ledger_with_its_reason(tmp_path: Path) -> None:
     sources = toy.write(tmp_path / "s", a=[("1", "A cat"), ("2", "a  cat!"), ("1", "a dog")], b=[("3", "a bird")])
-    release = TOYS.but("v1", inputs=(Input(toy.Toy, "lines"), Input(toy.Toy, "halves", splits=("second",), into="test")))
+    release = TOYS.but(
+        "v1", inputs=(Input(toy.Toy, "lines"), Input(toy.Toy, "halves", splits=("second",), into="test"))
+    )
     built = build(release, Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "d")
     ledger = pq.read_table(built.folder / "ledger/v1.parquet").to_pylist()
     fate = {row["id"]: (row["input"], row["step"], row["reason"], row["partner"]) for row in ledger}
@@ -130,7 +133,10 @@ def test_every_row_is_in_the_ledger_with_its_reason(tmp_path: Path) -> None:
 
 def test_an_input_decides_its_split(tmp_path: Path) -> None:
     sources = toy.write(tmp_path / "s", a=toy.many(60), b=[("v1", "a valid prompt"), ("v2", "A PROMPT, number 5")])
-    inputs = (Input(toy.Toy, "halves", splits=("first",)), Input(toy.Toy, "halves", splits=("second",), into="validation"))
+    inputs = (
+        Input(toy.Toy, "halves", splits=("first",)),
+        Input(toy.Toy, "halves", splits=("second",), into="validation"),
+    )
     release = Release("toys", "v1", inputs, (Split(0.0),), columns=("prompt",))
     built = build(release, Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "d")
     rows = load_dataset(str(built.folder), "v1", cache_dir=str(tmp_path / "hf"))
@@ -157,7 +163,9 @@ def test_releases_stand_beside_each_other(tmp_path: Path) -> None:
     assert [card.index(f"## {name}\n") for name in ("v10", "v2-a", "v2")] == sorted(
         card.index(f"## {name}\n") for name in ("v10", "v2-a", "v2")
     )
-    assert len(load_dataset(str(tmp_path / "d/toys"), split="train", cache_dir=str(tmp_path / "hf"))) < 30, "default: v10"
+    assert len(load_dataset(str(tmp_path / "d/toys"), split="train", cache_dir=str(tmp_path / "hf"))) < 30, (
+        "default: v10"
+    )
     assert len(load_dataset(str(tmp_path / "d/toys"), "v2", split="train", cache_dir=str(tmp_path / "hf"))) == 30
 
 
@@ -290,7 +298,9 @@ def test_killed_at_any_moment_and_run_again(tmp_path: Path) -> None:
     command += ["--out", str(tmp_path / "d2"), "--workdir", str(tmp_path / "w2"), "--num-proc", "2"]
     moments = random.Random(0)
     for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         time.sleep(moments.uniform(1.0, 3.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

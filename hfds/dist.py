@@ -1,0 +1,122 @@
+"""What a build leaves: a folder that is the Hub repository, made aside and moved into place, the card last."""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features
+
+from hfds import shards
+from hfds.archive import sha256_of
+from hfds.card import funnel_rows, write_card
+from hfds.errors import HfdsError
+from hfds.ledger import check_conservation, funnel, kept_split, write_ledger
+from hfds.lock import digest_of, make_lock, write_lock
+from hfds.run import Run
+
+BATCH = 50_000
+
+
+def write_release(
+    rows: Dataset, features: Features, counts: Mapping[str, int], made_of: Mapping[str, Any], run: Run, home: Path
+) -> dict[str, Any]:
+    """Writes shards, ledger, lock and card of a release below `home`, and returns the lock.
+
+    Args:
+        rows: all rows of all inputs, with `id`, `split` and `dropped`.
+        features: of the rows that come out.
+        counts: rows that each input's builder gave, by label, in order.
+        made_of: what the lock says of dataset, release, sources and steps.
+        run: where unfinished work is noted.
+        home: the dataset's folder.
+
+    Raises:
+        ConservationError: a row appeared or vanished.
+        HfdsError: no row is left.
+    """
+    name = made_of["release"]
+    aside = home / f".building-{name}"
+    positions = _positions(rows)
+    plan = shards.plan(positions, shards.row_sizes(rows.select_columns([*features])), f"data/{name}")
+    written = shards.write(rows, plan, features, aside, run.journal / "shards", home, run.num_proc)
+    ledger = f"ledger/{name}.parquet"
+    write_ledger(rows, counts, aside / ledger)
+    counted = funnel(aside / ledger)
+    splits = {split: _split_entry(split, written) for split in positions}
+    check_conservation(counted, counts, {split: entry["rows"] for split, entry in splits.items()})
+    if not splits:
+        why = (
+            "; ".join(f"{row[0]}: {row[1]} rows, dropped {row[2]}" for row in funnel_rows(counted))
+            or "no input has any"
+        )
+        raise HfdsError(f"{made_of['dataset']}/{name} keeps no row, and `datasets` loads no empty split ({why})")
+    lock = make_lock(
+        **made_of,
+        digest=digest_of(written),
+        columns=features.to_dict(),
+        splits=splits,
+        licenses=_licenses(rows, positions),
+        ledger={"path": ledger, "sha256": sha256_of(aside / ledger)},
+        funnel=counted,
+    )
+    _move(home, aside, name, lock)
+    return lock
+
+
+def _positions(rows: Dataset) -> dict[str, np.ndarray]:
+    """Positions of the kept rows of every split, "train" first, the others by name."""
+    narrow = rows.select_columns(["split", "dropped"]).with_format("arrow")
+    found: dict[str, list[np.ndarray]] = {}
+    at = 0
+    for table in narrow.iter(BATCH):
+        split = kept_split(table)
+        for name in split.unique().drop_null().to_pylist():
+            found.setdefault(name, []).append(
+                np.flatnonzero(np.asarray(pc.fill_null(pc.equal(split, name), False))) + at
+            )
+        at += len(table)
+    order = sorted(found, key=lambda name: (name != "train", name))
+    return {name: np.concatenate(found[name]) for name in order}
+
+
+def _licenses(rows: Dataset, positions: dict[str, np.ndarray]) -> dict[str, int]:
+    """Kept rows by licence, most first."""
+    kept = np.zeros(len(rows), bool)
+    for own in positions.values():
+        kept[own] = True
+    counts: Counter[str] = Counter()
+    at = 0
+    for table in rows.select_columns(["license"]).with_format("arrow").iter(BATCH):
+        licenses = table["license"].filter(pa.array(kept[at : at + len(table)]))
+        counts.update({entry["values"] or "unknown": entry["counts"] for entry in licenses.value_counts().to_pylist()})
+        at += len(table)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _split_entry(name: str, written: list[shards.Written]) -> dict[str, Any]:
+    own = [shard for shard in written if shard.split == name]
+    return {
+        "rows": sum(shard.rows for shard in own),
+        "bytes": sum(shard.bytes for shard in own),
+        "shards": [{"path": s.name, "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256} for s in own],
+    }
+
+
+def _move(home: Path, aside: Path, name: str, lock: Mapping[str, Any]) -> None:
+    """Moves a finished release into place. Its old lock goes first and its new one comes last but for the card, so that
+    no moment shows a lock with another release's data."""
+    (home / "releases" / f"{name}.lock.json").unlink(missing_ok=True)
+    for part in (f"data/{name}", f"ledger/{name}.parquet"):
+        target = home / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            shutil.rmtree(target)
+        (aside / part).replace(target)
+    write_lock(lock, home / "releases" / f"{name}.lock.json")
+    write_card(home)
+    shutil.rmtree(aside)

@@ -3,7 +3,6 @@
 https://huggingface.co/datasets/ProGamerGov/synthetic-dataset-1m-dalle3-high-quality-captions
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from hfds.errors import BadRow
 from hfds.picture import Examiner, Picture
 from hfds.record import printable, text_or_none
 from hfds.slices import slice_path
+from hfds.text import json_object, json_text
 
 STYLES = ("short_caption", "long_caption", "short_caption2", "long_caption2", "original_prompt")
 PICTURES = ("jpg", "jpeg", "png")
@@ -155,12 +155,10 @@ def _parse(row: Row) -> tuple[dict[str, Any], str | None]:
     if row.json is None:
         return {}, None
     try:
-        meta = json.loads(row.json.decode("utf-8-sig"))
+        meta = json_object(row.json.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return {}, "not_utf8"
-    except (ValueError, RecursionError):
-        return {}, "broken_json"
-    return (meta, None) if isinstance(meta, dict) else ({}, "wrong_type")
+    return ({}, meta.reason) if isinstance(meta, BadRow) else (meta, None)
 
 
 def _captions(meta: dict[str, Any]) -> tuple[list[dict[str, str]], dict[str, str]]:
@@ -174,7 +172,7 @@ def _captions(meta: dict[str, Any]) -> tuple[list[dict[str, str]], dict[str, str
             if problem := _caption_problem(text):
                 bad[style] = problem
             else:
-                good.append({"style": style, "text": text.strip()})
+                good.append({"style": style, "text": text_or_none(text.strip()) or ""})
     return good, bad
 
 
@@ -212,4 +210,4 @@ def _extra(meta: dict[str, Any], problems: dict[str, str], picture: Picture | No
                 del rest[name]
     if problems:
         rest["caption_problems"] = problems
-    return json.dumps(rest, ensure_ascii=False) if rest else None
+    return json_text(rest) if rest else None

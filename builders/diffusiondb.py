@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ KEYS = {"p": "prompt", "se": "seed", "c": "cfg", "st": "step", "sa": "sampler"} 
 BLURRED = 2.0  # an image_nsfw off its scale of 0 to 1
 YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999 in microseconds; NaT lies far below
 BATCH = 100  # pictures of a table: those that cannot be read in place have their bytes in it
-BUCKET = 100  # parts whose metadata share a folder
+BUCKET = 100  # parts whose metadata share a file
 
 Said = dict[str, Any]  # a row of SAID, with its notes still as a dict
 
@@ -210,8 +211,8 @@ class DiffusionDB(Builder):
         for at, member in enumerate(members):
             name = _name(member)
             if reason := _unusable(member, f"{part}.json", seen):
-                key = f"{part}/{printable(member.name)}@{at}"
-                yield Row({"key": key, "reason": reason, "value": member.name, "notes": {}})
+                value = printable(member.name)
+                yield Row({"key": f"{part}/{value}@{at}", "reason": reason, "value": value, "notes": {}})
                 continue
             seen.add(name)
             if name != f"{part}.json":
@@ -256,19 +257,17 @@ class DiffusionDB(Builder):
 
     def _metadata(self, part: int) -> list[Said]:
         """The table's rows of one part, in its order."""
-        import pyarrow.dataset
-
         if "metadata" not in self.companions:
             return []
-        folder = self._by_part(self.companions["metadata"]) / str(part // BUCKET)
-        if not folder.exists():
+        path = self._by_part(self.companions["metadata"]) / f"{part // BUCKET}.arrow"
+        if not path.exists():
             return []
-        files = pyarrow.dataset.dataset(folder, format="feather")
-        rows: list[Said] = files.to_table(filter=pc.field("part_id") == part, use_threads=False).to_pylist()
-        return rows
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+            return [row for batch in batches for row in batch.filter(pc.equal(batch["part_id"], part)).to_pylist()]
 
     def _by_part(self, table: File) -> Path:
-        """A folder beside the cache with the table's rows of this config's parts, BUCKET parts a folder; made once.
+        """A folder beside the cache with the table's rows of this config's parts, BUCKET parts a file; made once.
 
         Nothing says that the table is in the order of its parts, and to go through it once for each is quadratic.
         """
@@ -290,26 +289,28 @@ class DiffusionDB(Builder):
 
 
 def _write_by_part(table: File, numbers: pa.Array, folder: Path) -> None:
-    import pyarrow.dataset
+    writers: dict[int, Any] = {}
+    with ExitStack() as stack:
+        for batch in _read_table(table, rows=BUCKET * 1_000):
+            said = batch.filter(pc.is_in(batch["part_id"], numbers))
+            buckets = said["part_id"].to_numpy() // BUCKET
+            said, buckets = said.take(pa.array(np.argsort(buckets, kind="stable"))), np.sort(buckets)
+            for bucket in np.unique(buckets).tolist():
+                if bucket not in writers:
+                    options = pa.ipc.IpcWriteOptions(compression="lz4")
+                    writer = pa.ipc.new_file(str(folder / f"{bucket}.arrow"), SAID, options=options)
+                    writers[bucket] = stack.enter_context(writer)
+                start, stop = np.searchsorted(buckets, [bucket, bucket + 1])
+                writers[bucket].write_batch(said.slice(start, stop - start))
 
-    schema = SAID.append(pa.field("bucket", pa.int32()))
-    rows = (batch.filter(pc.is_in(batch["part_id"], numbers)) for batch in _read_table(table))
-    pyarrow.dataset.write_dataset(
-        (pa.RecordBatch.from_arrays([*b.columns, pc.divide(b["part_id"], BUCKET)], schema=schema) for b in rows),
-        folder,
-        schema=schema,
-        format="feather",
-        partitioning=["bucket"],
-        min_rows_per_group=2_000,  # of each of up to 141 buckets
-        use_threads=False,
-    )
 
-
-def _read_table(file: File, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
+def _read_table(
+    file: File, start: int = 0, stop: int | None = None, rows: int = parquet.ROWS
+) -> Iterator[pa.RecordBatch]:
     """Rows of the metadata table as SAID."""
     schema = parquet.schema_of(file.path, file.name)
     parquet.check_columns(schema, file.name, {name: kind for name, (kind, _) in COLUMNS.items()})
-    for batch in parquet.rows_between(file.path, file.name, list(COLUMNS), start, stop):
+    for batch in parquet.rows_between(file.path, file.name, list(COLUMNS), start, stop, rows):
         batch, not_utf8 = parquet.repaired(batch)
         reason = pc.if_else(pa.array(not_utf8), "not_utf8", pa.scalar(None, pa.string()))
         columns = {name: _read_column(batch[name], *COLUMNS[name]) for name in COLUMNS}
@@ -339,8 +340,9 @@ def _keys(batch: pa.RecordBatch, names: pa.Array) -> pa.Array:
         return names
     odd = pc.invert(pc.fill_null(plain, False))
     keys = [
-        printable(row["image_name"] or "")
-        or xxhash.xxh3_128_hexdigest(json.dumps([*row.values()], default=str).encode())
+        printable(row["image_name"])
+        if (row["image_name"] or "").strip()
+        else xxhash.xxh3_128_hexdigest(json.dumps([*row.values()], default=str).encode())
         for row in batch.filter(odd).to_pylist()
     ]
     return pc.replace_with_mask(names, odd, pa.array(keys, pa.string()))

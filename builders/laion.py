@@ -56,7 +56,7 @@ BATCH_OF_BYTES = 100  # rows, where they carry their pictures
 class LaionConfig(SourceConfig):
     """`needs`: the columns without which a file is not of this config; `pictures`: whether img2dataset wrote it."""
 
-    needs: tuple[str, ...] = ("url", "text", "width", "height")
+    needs: tuple[str, ...] = ("url", "text")
     pictures: bool = False
 
 
@@ -380,9 +380,9 @@ def _carried(rows: Rows, base: str) -> Iterator[pa.Table]:
         def take(row: int, _: str | None, data: pa.Array | None = data) -> Taken:
             if data is None:
                 raise BadFile(rows.piece.name, f"no {base}.tar, no folder {base}, no column {' or '.join(PICTURES)}")
-            if not data[row].is_valid:
+            if (encoded := data[row].as_py()) is None:
                 raise BadRow("no_picture")
-            return Taken({"bytes": data[row].as_py(), "path": None}, picture_of(data[row].as_py()))
+            return Taken({"bytes": encoded, "path": None}, picture_of(encoded))
 
         yield rows.table(batch.select(rows.columns), bad, _fates(rows, batch, keys, take))
 

@@ -3,7 +3,6 @@
 https://github.com/krea-ai/open-prompts
 """
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from hfds import record
 from hfds.builder import Builder, Piece, SourceConfig
 from hfds.errors import BadRow
 from hfds.record import text_or_none
-from hfds.text import csv_batches, json_object
+from hfds.text import blank_as_null, csv_batches, json_object, json_text
 
 DISCORD = {
     **dict.fromkeys(("seed", "timestamp"), pa.int64()),
@@ -70,8 +69,8 @@ class Said(NamedTuple):
 class OpenPrompts(Builder):
     """Prompts of the Stability AI Discord, August 2022, with their parameters; text only, the pictures' links are dead.
 
-    `prompt` is the column of that name, null when blank. Where the message holds another prompt (in each row of the
-    excerpt that has none, it does), `captions` has it as well, as "message". `generation` and the size come from the fields of
+    `prompt` is the column of that name, null when blank. Where the message holds another prompt (so in each row of the
+    excerpt that has none), `captions` has it as well, as "message". `generation` and the size come from the fields of
     `raw_discord_data`; those that are missing from the flags of the command in `content`, and the sampler, which has no
     field, else from the file name in `url`. What was left at its default there is null. `seed` is the command's: the
     other pictures of that command had seeds of their own (listed at the end of `content`). No model is named: upstream
@@ -117,7 +116,7 @@ class OpenPrompts(Builder):
         discord = {name: _told(pc.struct_field(raw["raw_discord_data"], name)) for name in DISCORD}
         content = without_mentions(discord["content"])
         told, flags = command(content)
-        prompt = _filled(without_mentions(published))
+        prompt = blank_as_null(without_mentions(published))
         is_url = pc.match_substring_regex(discord["image_uri"], "^https?://")
         uris = {
             "url": pc.if_else(is_url, discord["image_uri"], None),
@@ -209,8 +208,7 @@ def _parse_row(text: str) -> tuple[dict[str, Any], str | None, str | None, str |
     raw["raw_discord_data"], more = _sorted(DISCORD, discord or {})
     if more:
         rest["raw_discord_data"] = more
-    inside = json.dumps(rest, ensure_ascii=False)[1:-1].encode("utf-8", "replace").decode()
-    return raw, inside or None, None, None
+    return raw, json_text(rest)[1:-1] or None, None, None
 
 
 def _sorted(types: dict[str, pa.DataType], found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -299,13 +297,8 @@ def _json_lists(lists: pa.Array) -> pa.Array:
 def _other(told: pa.Array, prompt: pa.Array) -> pa.Array:
     """The message's prompt where it is not the row's."""
     differs = pc.not_equal(pc.utf8_trim_whitespace(told), pc.utf8_trim_whitespace(prompt))
-    return pc.if_else(pc.fill_null(differs, True), _filled(told), None)
+    return pc.if_else(pc.fill_null(differs, True), blank_as_null(told), None)
 
 
 def _told(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_in(values, NOTHING), None, values) if values.type == pa.string() else values
-
-
-def _filled(texts: pa.Array) -> pa.Array:
-    """The texts, null where blank."""
-    return pc.if_else(pc.match_substring_regex(texts, r"\S"), texts, None)

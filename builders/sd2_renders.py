@@ -59,7 +59,7 @@ def _split(name: str, train: str, validation: str, suffix: str = "", prefix: str
 
 
 def _versions(version: str, train: str, validation: str) -> list[SD2Config]:
-    """A version with the lists it was trained on, and with each kind of list instead."""
+    """A version with the lists that it is read by, and with each kind of list instead."""
     name = f"image_to_prompt_{version}"
     return [_split(name, train, validation), *[_split(name, kind, kind, f"_{kind}") for kind in LISTINGS]]
 
@@ -68,9 +68,9 @@ class SD2Renders(Builder):
     """Pictures rendered with Stable Diffusion 2, matched with their prompts by file name or by row.
 
     Configs: `sd2_images_211238`, `chatgpt_dedup_0330` (and `_split`), `openprompts_120k_dedup` (its deduplicated list;
-    `_metadata` for the whole), `image_to_prompt_v2` `_v3` `_v4` `_v4_a` `_v4_b` with the lists each was trained on (v2
-    metadata, v3 metadata_dedup, v4 metadata_concat and for validation metadata_concat_split_dedup) and, with the name
-    of a list behind it (`image_to_prompt_v2_metadata_dedup`), with that one; `sd2gpt2` and `sd2hardcode`.
+    `_metadata` for the whole), `image_to_prompt_v2` `_v3` `_v4` `_v4_a` `_v4_b` by the lists that the pipeline's notes
+    end with (v2 metadata, v3 metadata_dedup, v4 metadata_concat and for validation metadata_concat_split_dedup) or,
+    with a name behind it (`image_to_prompt_v2_metadata_dedup`), by that list; `sd2gpt2` and `sd2hardcode`.
 
     JSON lists: {file_name, text}, later with orig_text and clip_score. `prompt` is `text`; where there is an orig_text
     the text was cleaned and orig_text is what was rendered: `captions` hold it as "original_prompt". clip_score is
@@ -125,6 +125,7 @@ class SD2Renders(Builder):
 
     def split_file(self, file: File) -> list[Piece]:
         """Runs of entries, the last of them with the pictures that no entry names."""
+        PictureFolder(self._root(file))  # says at once that there are none
         if file.name.endswith(".csv"):
             count = sum(len(table) for table in csv_batches(file.path, file.name, ["prompt"]))
             _check_numbers(self._root(file), file, count)
@@ -147,7 +148,7 @@ class SD2Renders(Builder):
     def _table(self, under: str, rows: Sequence[tuple[str, dict[str, Any], Found]]) -> pa.Table:
         keys, said, found = zip(*rows, strict=True)
         prompts, originals = (_texts(said, name) for name in ("text", "orig_text"))
-        ours = [self._ours(one.get("file_name")) for one in said]
+        ours = [_ours(one.get("file_name")) for one in said]
         return record.records(
             len(rows),
             id=[f"{self.NAME}/{under}/{key}" for key in keys],
@@ -165,10 +166,10 @@ class SD2Renders(Builder):
             **picture_columns(self.NAME, found),
         )
 
-    def _ours(self, name: object) -> bool:
-        """Whether the set's own pipeline rendered a picture."""
-        mine = self.config.pictures == "." and isinstance(name, str)
-        return mine and not PurePosixPath(str(name)).name.startswith("gustavosta")
+
+def _ours(name: object) -> bool:
+    """Whether the jeinsong pipeline rendered the picture of that name, which only its lists give."""
+    return isinstance(name, str) and not PurePosixPath(name).name.startswith("gustavosta")
 
 
 def _check_numbers(root: Path, file: File, rows: int) -> None:

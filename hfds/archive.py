@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
 from hfds.errors import BadFile, BadRow
 from hfds.picture import LARGEST
 
@@ -76,12 +74,13 @@ class Reader:
 
     def read(self, offset: int, n: int) -> bytes:
         """Up to `n` bytes from `offset`; fewer only at the end of the file."""
+        n = min(n, max(0, self.size - offset))  # the call below allocates them before it reads
         if self.local:
             return os.pread(self._file.fileno(), n, offset)
         self._file.seek(offset)
         return self._file.read(n)
 
-    def into(self, buffer: bytearray | np.ndarray, offset: int, n: int) -> int:
+    def into(self, buffer: bytearray | memoryview, offset: int, n: int) -> int:
         """Fills `buffer[:n]` (bytes) from `offset` and returns how many bytes came."""
         view, done = memoryview(buffer)[:n], 0
         if not self.local:

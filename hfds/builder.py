@@ -31,7 +31,7 @@ from hfds.archive import sha256_of
 from hfds.errors import BadFile, ConfigError, HfdsError, SourceMissing, nearest
 
 T = TypeVar("T")
-_AS_HUB_USER = threading.Lock()  # see `_as_hub_user`
+_AS_HUB_USER = threading.RLock()  # see `_as_hub_user`
 
 
 @dataclass
@@ -396,11 +396,17 @@ def _as_hub_user(token: str | bool) -> Iterator[None]:
 def _hub_problem(error: BaseException, revision: str | None) -> str:
     """What is wrong between here and a repository on the Hub, and what to do."""
     causes = [*_causes(error)]
-    if any(isinstance(cause, hub_errors.GatedRepoError) for cause in causes):
+
+    def found(kind: type[BaseException]) -> bool:
+        return any(isinstance(cause, kind) for cause in causes)
+
+    if found(hub_errors.OfflineModeIsEnabled):
+        return "is not asked for while HF_HUB_OFFLINE is set: unset it, or give the folder that holds it"
+    if found(hub_errors.GatedRepoError) or "access gated repo" in str(error):  # a pool keeps the text alone
         return "is gated: ask for access on its page on the Hub, then log in with: hf auth login"
-    if any(isinstance(cause, hub_errors.RepositoryNotFoundError) for cause in causes):
+    if found(hub_errors.RepositoryNotFoundError):
         return "is not on the Hub, or is private: log in as someone who may read it with: hf auth login"
-    if any(isinstance(cause, hub_errors.RevisionNotFoundError) for cause in causes):
+    if found(hub_errors.RevisionNotFoundError):
         return f"has no revision {revision!r} on the Hub: give a branch, tag or commit that it has"
     status = next((cause.response.status_code for cause in causes if isinstance(cause, hub_errors.HfHubHTTPError)), 0)
     if status in (401, 403):

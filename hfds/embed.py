@@ -65,7 +65,7 @@ def embedded(
         else:
             part = slices[row] or {"file": path[row].as_py(), "offset": 0}
             _read(view, part["file"], part["offset"], readers, ids[row])
-        if xxhash.xxh3_128_hexdigest(view) != hashes[row]:
+        if xxhash.xxh3_128_hexdigest(view.data) != hashes[row]:
             where = "its source" if data[row].is_valid else path[row].as_py()
             raise SourceChanged(f"the picture of {ids[row]} in {where} is not what was indexed; build again")
         names[row] = _name(ids[row], bytes(view[:2]))
@@ -84,7 +84,7 @@ def _read(view: np.ndarray, file: str, offset: int, readers: dict[str, Reader], 
             readers[file] = Reader(file)
     except FileNotFoundError:
         raise SourceChanged(f"{file} with the picture of {id_} is gone; put it back, or build without it") from None
-    if readers[file].into(view, offset, len(view)) != len(view):
+    if readers[file].into(view.data, offset, len(view)) != len(view):
         raise SourceChanged(f"{file} became shorter since the picture of {id_} was indexed; build again")
 
 

@@ -174,7 +174,7 @@ def _png_ends(data: bytes | bytearray, end: int) -> bool:
     for _ in range(CHUNKS):
         if at + 12 > end:
             break
-        length, name = struct.unpack_from(">I4s", data, at)
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         at += 12 + length
         pixels = pixels or name == b"IDAT"
         if name == b"IEND":

@@ -102,7 +102,8 @@ def row_sizes(rows: Dataset, batch: int = 10_000) -> np.ndarray:
     if "image" not in rows.column_names or not len(rows):
         return np.full(len(rows), narrow, np.int64)
     batches = rows.select_columns(["image"]).with_format("arrow").iter(batch)
-    return np.concatenate([sizes(table["image"].combine_chunks()) for table in batches]) + narrow
+    found: np.ndarray = np.concatenate([sizes(table["image"].combine_chunks()) for table in batches])
+    return found + narrow
 
 
 def write(

@@ -33,7 +33,7 @@ LONGEST = 10_000  # characters; a longer text is no prompt, and is left as it is
 
 # Of the 23 words of the original pipeline those that are published facts, completed by others of their kind.
 CAMERA_WORDS = _listed(
-    "canon, nikon, fujifilm, hasselblad, leica, pentax, lumix, gopro, kodak, dslr, slr, shutter speed, 1/160, "
+    "canon, nikon, fujifilm, hasselblad, leica, pentax, lumix, gopro, sony alpha, dslr, slr, shutter speed, 1/160, "
     "aperture, focal length, telephoto, macro lens, zoom lens, wide angle lens, dof, exif, opengl, directx"
 )
 FIRST_PERSON = _listed(
@@ -79,6 +79,7 @@ INVISIBLE = (
     r"[\x00-\x08\x0e-\x1f\x7f-\x{84}\x{86}-\x{9f}\x{ad}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}"
     r"\x{2066}-\x{2069}\x{feff}\x{e0000}-\x{e007f}]"
 )
+ENDS = " ,;:|/-_"
 FULL_WIDTH = dict(zip("，、。；：！？（）", ",,.;:!?()", strict=True))
 # What only few prompts hold: a row without any of it is spared the rules down to spaced_digits.
 UNUSUAL = r"[^ -~]|[&<]|[0-9] [0-9dDsS/]"
@@ -218,7 +219,7 @@ class CleanPrompt(Annotator):
             texts = pc.replace_substring_regex(texts, untidy, groups)
         if self.whitespace:
             texts = pc.utf8_trim(texts, characters=" ")
-        return pc.utf8_trim(texts, characters=" ,;:|/-_") if self.ends else texts
+        return pc.utf8_trim(texts, characters=ENDS) if self.ends else texts
 
     def _usual(self, texts: pa.Array) -> pa.Array:
         """The rules for what only few prompts hold."""
@@ -280,20 +281,31 @@ class KeepPrompt(Filter):
 
     def verdicts(self, table: pa.Table) -> pa.Array:
         _refuse(self)
+        sized = self._first(table, self._size_rules)
+        rest = pc.is_null(sized[0])  # the longest texts are spared the other rules
+        columns = [
+            pc.replace_with_mask(before, rest, after)
+            for before, after in zip(sized, self._first(table.filter(rest), self._text_rules), strict=True)
+        ]
+        return record.drops(self.name, len(table), *columns)
+
+    def _first(self, table: pa.Table, rules: Callable[[pa.Table, pa.Array], Iterator[Rule]]) -> list[pa.Array]:
+        """Reason, value and threshold of the first of `rules` that a row fails, as text; null where it fails none."""
+        prompt = record.column(table["prompt"], pa.string(), len(table))
         reason = value = threshold = pa.nulls(len(table), pa.string())
-        for name, fails, found, limit in self._rules(table):
+        for name, fails, found, limit in rules(table, prompt):
             new = pc.and_(pc.fill_null(fails, False), reason.is_null())
             if pc.any(new).as_py():
                 reason = pc.if_else(new, name, reason)
                 value = pc.if_else(new, found.cast(pa.string()), value)
                 threshold = pc.if_else(new, None if limit is None else str(limit), threshold)
-        return record.drops(self.name, len(table), reason, value, threshold)
+        return [reason, value, threshold]
 
-    def _rules(self, table: pa.Table) -> Iterator[Rule]:
-        """The rules that are on, in order."""
-        prompt = record.column(table["prompt"], pa.string(), len(table))
+    def _size_rules(self, table: pa.Table, prompt: pa.Array) -> Iterator[Rule]:
         yield "no_prompt", prompt.is_null(), pa.nulls(len(prompt), pa.string()), None
         yield from _between("too_short", "too_long", pc.utf8_length(prompt), self.chars)
+
+    def _text_rules(self, table: pa.Table, prompt: pa.Array) -> Iterator[Rule]:
         text = pc.utf8_lower(prompt)
         for name, listed, pattern in (
             ("link", self.links, _linked),

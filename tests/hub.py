@@ -86,6 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(f"{owner}/{name}", token, what, revision, "".join(f"{part}/" for part in folders))
             case ["datasets", owner, name, "resolve", revision, *path]:
                 self._answer(f"{owner}/{name}", token, "resolve", revision, "/".join(path))
+            case ["api", "agent-harnesses"]:  # the hf command's first question in a new home
+                self._json({"standardEnvVars": [], "harnesses": []})
             case _:
                 self._unknown()
 

@@ -31,6 +31,8 @@ def test_every_row_of_the_published_layout(tmp_path: Path) -> None:
     assert by_id["dalle3/five"]["extra"]["caption_problems"] == {"short_caption": "failed", "long_caption": "blank"}
     assert by_id["dalle3/six"]["extra"]["caption_problems"] == {"long_caption": "looping"}
     assert by_id["dalle3/seven"]["extra"]["hash"] == 2**63 - 1
+    assert by_id["dalle3/seven"]["extra"]["huge"] == str(10**30), "beyond 64 bits: a text, exact"
+    assert by_id["dalle3/seven"]["extra"]["odd"] == "?", "half a surrogate pair has no bytes in UTF-8"
     assert by_id["dalle3/seven"]["extra"]["caption_problems"] == {"short_caption": "wrong_type"}
 
 

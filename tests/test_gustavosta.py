@@ -6,7 +6,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fixtures import gustavosta
-from fixtures.make import picture
 
 from builders.gustavosta import Gustavosta
 from hfds.errors import BadFile, SourceMissing
@@ -79,6 +78,24 @@ def test_a_line_of_the_old_text_that_is_not_utf8_is_one_dropped_row(tmp_path: Pa
     assert rows["prompt"][-3:] == ["one", None, "three"]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv", "txt"])
+def test_row_numbers_go_on_from_batch_to_batch(tmp_path: Path, kind: str) -> None:
+    prompts = [f"a prompt with the number {number}" for number in range(25_000)]
+    (tmp_path / "data").mkdir()
+    if kind == "parquet":
+        pq.write_table(pa.table({"Prompt": prompts}), tmp_path / "data/eval.parquet")
+    elif kind == "csv":
+        prompts = [prompt * 20 for prompt in prompts]
+        gustavosta.table(tmp_path / "data/eval.csv", [{"Prompt": prompt} for prompt in prompts])
+    else:
+        (tmp_path / "eval.txt").write_text("\n".join(prompts))
+    builder = Gustavosta(data_dir=tmp_path, cache_dir=tmp_path / "cache", splits=["eval"])
+    builder.download_and_prepare()
+    rows = builder.as_dataset("eval")
+    assert rows["id"][:] == [f"gustavosta/eval/{number:08d}" for number in range(25_000)]
+    assert rows["prompt"][:] == prompts
+
+
 def test_a_later_column_is_kept(tmp_path: Path) -> None:
     gustavosta.hub(tmp_path / "source")
     pq.write_table(pa.table({"Prompt": ["a"], "rank": [2**63 - 1]}), tmp_path / "source/data/eval.parquet")
@@ -128,11 +145,12 @@ def test_renders_without_their_pictures(tmp_path: Path, folder: bool, message: s
     if folder:
         images.mkdir()
     with pytest.raises(SourceMissing, match=message):
-        Gustavosta("sd2", data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").download_and_prepare()
+        Gustavosta("sd2", data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").pieces()
 
 
 def test_another_picture_under_the_same_name_is_seen(tmp_path: Path) -> None:
     gustavosta.kaggle(tmp_path / "source")
     before = Gustavosta("sd2", data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").cache_dir
-    (tmp_path / "source/eval_images/00000000.jpg").write_bytes(picture(seed=77))
+    image = tmp_path / "source/eval_images/00000000.jpg"
+    image.write_bytes(image.read_bytes()[::-1])
     assert Gustavosta("sd2", data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").cache_dir != before

@@ -15,6 +15,7 @@ from fixtures.make import picture
 from builders.laion import Laion
 from hfds.builder import File, Piece
 from hfds.errors import BadFile, SourceMissing
+from hfds.parquet import numbers
 from hfds.testing import check_builder
 
 DEMO = Path(__file__).parents[1] / "examples/sources/laion"
@@ -148,6 +149,26 @@ def test_numbers_in_other_dtypes(tmp_path: Path) -> None:
     assert not any("hash" in row for row in rows["extra"])
 
 
+@pytest.mark.parametrize(
+    "values, type_, expected",
+    [
+        (
+            ["9223372036854775807", " -5 ", "9223372036854775808", "x", None],
+            pa.int64(),
+            [2**63 - 1, -5, None, None, None],
+        ),
+        ([3.7, float("nan"), float("inf"), 1e12, None], pa.int32(), [3, None, None, None, None]),
+        ([2**63 - 1, -1], pa.int64(), [2**63 - 1, -1]),
+        ([2**53 + 1, 1], pa.float64(), [2.0**53, 1.0]),
+        ([None, None], pa.int32(), [None, None]),
+    ],
+)
+def test_numbers_of_a_column(values: list[Any], type_: pa.DataType, expected: list[Any]) -> None:
+    found = numbers(pa.array(values), type_)
+    assert found.to_pylist() == expected
+    assert found.type == type_
+
+
 def test_licences_and_further_captions(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -202,10 +223,10 @@ def test_a_remote_shard_carries_its_pictures(tmp_path: Path) -> None:
 
 
 def test_several_processes_share_a_file_of_metadata(tmp_path: Path) -> None:
-    numbers = [*range(200_002)]
-    numbers[20_005] = numbers[40_005] = 7  # in other batches of the same piece
-    numbers[200_001] = 8  # in another piece
-    urls = pa.array([f"https://example.com/{i}" for i in numbers])
+    pages = [*range(200_002)]
+    pages[20_005] = pages[40_005] = 7  # in other batches of the same piece
+    pages[200_001] = 8  # in another piece
+    urls = pa.array([f"https://example.com/{i}" for i in pages])
     ones = pa.array([1] * len(urls))
     (tmp_path / "source").mkdir()
     table = pa.table({"URL": urls, "TEXT": pa.nulls(len(urls), pa.string()), "WIDTH": ones, "HEIGHT": ones})

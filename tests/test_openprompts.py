@@ -109,10 +109,12 @@ def test_the_sampler_is_taken_from_the_file_name(tmp_path: Path) -> None:
 def test_fields_go_before_the_message_and_what_is_missing_is_taken_from_it(tmp_path: Path) -> None:
     content = '`!dream "x" -S 1 -s 2 -C 3.5 -W 4 -H 5 -n 6 -g`'
     some = fields(content=content, seed=..., width=..., cfg_scale=None, is_grid=..., num_generations=None)
-    (row,) = read(tmp_path, [("x", raw(some))])
+    row, other = read(tmp_path, [("x", raw(some)), ("x", raw(fields(content=content)))])
     assert (row["generation"]["seed"], row["generation"]["steps"], row["generation"]["guidance"]) == (1, 50, 3.5)
     assert (row["width"], row["height"]) == (4, 768)
     assert (row["extra"]["is_grid"], row["extra"]["num_generations"]) == (1, 6)
+    assert (other["generation"]["seed"], other["generation"]["guidance"]) == (4293895136, 7.5)
+    assert (other["width"], other["extra"]["is_grid"], other["extra"]["num_generations"]) == (512, 0, 9)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +156,11 @@ def test_mentions_are_removed_from_everything(tmp_path: Path) -> None:
         ("a key", raw(fields(**{mention: {"deeper": [mention]}}), **{mention: "x"})),
         ("escaped", raw(message(content)).replace("<", "\\u003c").replace("!", "\\u0021")),
         (mention, raw(fields(image_uri=f"{CDN}/{mention}.png", content_type=f"<@&{role}>"))),
+        ("a URL", raw(fields(image_uri=f"{CDN}/{mention}.png"))),
     ]
     found = read(tmp_path, rows)
-    assert [row["prompt"] for row in found] == ["hello , and !", "in one another", None, "a key", "escaped", None]
+    prompts = ["hello , and !", "in one another", None, "a key", "escaped", None, "a URL"]
+    assert [row["prompt"] for row in found] == prompts
     everything = json.dumps(found, ensure_ascii=False)
     assert PERSON not in everything
     assert role not in everything
@@ -168,6 +172,7 @@ def test_mentions_are_removed_from_everything(tmp_path: Path) -> None:
     assert found[2]["url"] == message("")["image_uri"]
     assert found[3]["extra"]["raw_discord_data"] == {"": {"deeper": [""]}}
     assert found[4]["extra"]["content"] == 'for \'s `!dream "say hi to " -S 3`'
+    assert found[6]["url"] == f"{CDN}/.png"
 
 
 def test_a_mail_address_or_a_heart_is_no_mention(tmp_path: Path) -> None:
@@ -181,6 +186,7 @@ def test_a_mail_address_or_a_heart_is_no_mention(tmp_path: Path) -> None:
         ({"seed": "123"}, {"seed": 123}, {}),
         ({"seed": 2**63 - 1}, {"seed": 2**63 - 1}, {}),
         ({"seed": 2**63}, {"seed": None}, {"seed": 2**63}),
+        ({"seed": 10**100}, {"seed": None}, {"seed": str(10**100)}),
         ({"seed": "many"}, {"seed": None}, {"seed": "many"}),
         ({"seed": True}, {"seed": None}, {"seed": True}),
         ({"seed": [1]}, {"seed": None}, {"seed": [1]}),
@@ -216,6 +222,7 @@ def test_a_value_of_another_type_stays_alone_and_is_kept(
     "changes, extra",
     [
         ({"modifiers": ["a", 1]}, {"modifiers": ["a", 1]}),
+        ({"modifiers": ["a", None]}, {"modifiers": ["a", None]}),
         ({"modifiers": "a"}, {"modifiers": "a"}),
         ({"modifiers": ["a\tb", 'c"d\\', "猫"]}, {"modifiers": ["a\tb", 'c"d\\', "猫"]}),
         ({"modifiers": ...}, None),
@@ -248,7 +255,7 @@ def test_a_bad_row_is_a_dropped_row_with_its_prompt(tmp_path: Path) -> None:
     )
     assert [row["prompt"] for row in rows if row["dropped"] is None] == ["good", "after", "nothing", "blank"]
     assert [row["prompt"] for row in rows][-4:] == ["a list inside", "a text inside", "nothing", "blank"]
-    assert rows[9]["generation"]["seed"] == 1
+    assert rows[8]["generation"]["seed"] == 1
 
 
 @pytest.mark.parametrize("odd", ['{"new": 1}', "{}{}", " {}", "{\n}", "", '{"a":'])

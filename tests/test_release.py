@@ -74,7 +74,7 @@ def test_the_folder_is_what_plain_datasets_loads(tmp_path: Path, sources: Path) 
         PIL.Image.open(io.BytesIO(data)).load()
         assert hashlib.sha256(data).digest() in _published(sources), f"{id_}: not the bytes that were published"
     fate = load_dataset(str(built.folder), "v1-ledger", split="train", cache_dir=str(tmp_path / "hf"))
-    assert len(fate) == 8 + 16
+    assert len(fate) == 8 + 17
 
 
 def _published(sources: Path) -> set[bytes]:

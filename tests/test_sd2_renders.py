@@ -33,7 +33,7 @@ def test_captions_beside_a_folder_with_holes(tmp_path: Path) -> None:
     assert rows[0]["source_scores"] is rows[0]["extra"] is None
 
 
-def test_what_a_version_was_trained_on(tmp_path: Path) -> None:
+def test_the_lists_of_a_version(tmp_path: Path) -> None:
     sd2_renders.split(tmp_path / "source")
     rows = check_builder(
         SD2Renders,
@@ -199,11 +199,11 @@ def test_a_bad_csv_stops_the_build_and_is_named(tmp_path: Path, data: bytes, mes
 
 def test_an_empty_list_and_a_list_without_pictures(tmp_path: Path) -> None:
     sd2_renders.listing(tmp_path / "source/captions.jsonl")
-    with pytest.raises(BadFile, match=r"captions\.jsonl: the file is empty"):
-        SD2Renders(data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").download_and_prepare()
-    sd2_renders.listing(tmp_path / "source/captions.jsonl", entry("a.jpg"))
     with pytest.raises(SourceMissing, match="no pictures"):
-        SD2Renders(data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").download_and_prepare()
+        SD2Renders(data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").pieces()
+    sd2_renders.pictures(tmp_path / "source", ["a.jpg"])
+    with pytest.raises(BadFile, match=r"captions\.jsonl: the file is empty"):
+        SD2Renders(data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").pieces()
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
@@ -216,5 +216,6 @@ def test_a_missing_list_is_named(tmp_path: Path) -> None:
 def test_another_picture_under_the_same_name_is_seen(tmp_path: Path) -> None:
     sd2_renders.captions(tmp_path / "source")
     before = SD2Renders(data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").cache_dir
-    (tmp_path / "source/images/00000000.jpg").write_bytes(picture(seed=77))
+    image = tmp_path / "source/images/00000000.jpg"
+    image.write_bytes(image.read_bytes()[::-1])
     assert SD2Renders(data_dir=tmp_path / "source", cache_dir=tmp_path / "cache").cache_dir != before

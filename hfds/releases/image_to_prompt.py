@@ -12,7 +12,8 @@ DEMO = Release(
     dataset="image-to-prompt",
     name="demo",
     description="A small release from real rows with open licences, built without a GPU by `make demo`.",
-    inputs=(Input(DiffusionDB, "2m_text"), Input(PromptLists, "all"), Input(Laion, "img2dataset")),
+    # Of equal prompts the first stays: the one with a picture.
+    inputs=(Input(Laion, "img2dataset"), Input(DiffusionDB, "2m_text"), Input(PromptLists, "all")),
     steps=(
         CleanPrompt(),
         KeepPrompt(),

@@ -117,7 +117,8 @@ class DiffusionDB(Builder):
     included; null when blank. `generation.sampler` is a name, or null for a code without one; which version of the
     model made a picture is not published. `source_scores.nsfw` is image_nsfw, null for pictures that were blurred
     upstream (2.0). `width` and `height` are measured, without a picture the table's. `id` is the name of the picture's
-    file, or a hash of the row where the table has none; one that the table has twice is dropped by the build.
+    file, or a hash of the row where the table has none; one that the table has twice is dropped by the build. Rows of
+    the table that belong to no part are in the text configs alone.
 
     Reasons of dropped rows: no_metadata, no_picture, duplicate_key, not_utf8, link, unsafe_name, unknown_member, and
     what is wrong with a broken picture.
@@ -201,8 +202,10 @@ class DiffusionDB(Builder):
     def _rows(self, piece: Piece, reader: Reader) -> Iterator[Row]:
         """The pictures of a part as they lie, then what is said of pictures that are not there."""
         part = f"part-{_number(piece):06}"
+        listing = f"{part}.json"
         members, read = zip_members(reader, piece.name)
-        records, twice, trouble = _part_json([m for m in members if _name(m) == f"{part}.json"], read)
+        listings = [m for m in members if _name(m) == listing and not _unusable(m, listing, set())]
+        records, twice, trouble = _part_json(listings, read)
         table: dict[str, Said] = {}
         for said in self._metadata(_number(piece)):
             if table.setdefault(said["key"], said) is not said:
@@ -210,16 +213,16 @@ class DiffusionDB(Builder):
         seen: set[str] = set()
         for at, member in enumerate(members):
             name = _name(member)
-            if reason := _unusable(member, f"{part}.json", seen):
+            if reason := _unusable(member, listing, seen):
                 value = printable(member.name)
                 yield Row({"key": f"{part}/{value}@{at}", "reason": reason, "value": value, "notes": {}})
                 continue
             seen.add(name)
-            if name != f"{part}.json":
+            if name != listing:
                 said = _joined(name, _number(piece), records, table, trouble)
-                yield _shown(said, member, read, piece.path if reader.local else None)
+                yield _shown(said, member, read, piece.path)
         for name in {**records, **table}:
-            if name not in seen:
+            if name not in seen - {listing}:
                 yield Row({**_joined(name, _number(piece), records, table, trouble), "reason": "no_picture"})
         for at, name in enumerate(twice):
             yield Row({"key": f"{part}/{name}@said-{at}", "reason": "duplicate_key", "value": name, "notes": {}})
@@ -361,7 +364,7 @@ def _name(member: Member) -> str:
     return printable(member.name.rpartition("/")[2])
 
 
-def _unusable(member: Member, json_name: str, seen: set[str]) -> str | None:
+def _unusable(member: Member, listing: str, seen: set[str]) -> str | None:
     """Why a member is neither a picture nor the part's JSON, or None."""
     name = _name(member)
     if member.kind == "link":
@@ -370,7 +373,7 @@ def _unusable(member: Member, json_name: str, seen: set[str]) -> str | None:
         return "unsafe_name"
     if name in seen or name.rpartition("#")[0] in seen:  # `zip_members` numbers a name that repeats
         return "duplicate_key"
-    return None if member.kind == "file" and name.endswith((".png", ".webp", json_name)) else "unknown_member"
+    return None if member.kind == "file" and name.endswith((".png", ".webp", listing)) else "unknown_member"
 
 
 def _part_json(members: list[Member], read: Callable[[Member], bytes]) -> tuple[dict[str, Any], list[str], str]:
@@ -424,7 +427,7 @@ def _fitted(value: Any, type_: pa.DataType) -> Any:
     return text_or_none(value) if pa.types.is_string(type_) else None
 
 
-def _shown(said: Said, member: Member, read: Callable[[Member], bytes], path: str | None) -> Row:
+def _shown(said: Said, member: Member, read: Callable[[Member], bytes], path: str) -> Row:
     """The row of a picture, with a slice of the zip at `path` where it lies there as it is."""
     try:
         data = read(member)
@@ -434,6 +437,6 @@ def _shown(said: Said, member: Member, read: Callable[[Member], bytes], path: st
     for name, measured in (("width", picture.width), ("height", picture.height)):
         if said.get(name) not in (None, measured):
             said["notes"].setdefault("table", {})[name] = said[name]
-    if path is None or member.offset < 0:
+    if member.offset < 0:
         return Row(said, {"bytes": data, "path": said["key"]}, picture)
     return Row(said, {"bytes": None, "path": slice_path(member.offset, member.size, path)}, picture)

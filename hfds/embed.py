@@ -82,7 +82,7 @@ def _read(view: np.ndarray, file: str, offset: int, readers: dict[str, Reader], 
             while len(readers) >= OPEN:
                 readers.pop(next(iter(readers))).close()
             readers[file] = Reader(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise SourceChanged(f"{file} with the picture of {id_} is gone; put it back, or build without it") from None
     if readers[file].into(view.data, offset, len(view)) != len(view):
         raise SourceChanged(f"{file} became shorter since the picture of {id_} was indexed; build again")

@@ -12,7 +12,7 @@ from datasets.utils import disable_progress_bars, tqdm
 
 from hfds import record
 from hfds.builder import Builder
-from hfds.processor import BATCH, Made, WholeDataset, marked
+from hfds.processor import BATCH, Made, WholeDataset, kept, marked
 from hfds.run import Run
 
 
@@ -55,17 +55,23 @@ def _unique(rows: Dataset) -> bool:
 
 
 def _grouped(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The positions of all rows with those of one id side by side in order, and where another id begins."""
-    batches = rows.select_columns(["id"]).with_format("arrow").iter(BATCH)
-    keys = np.concatenate([record.hash_texts(table["id"]) for table in batches] or [np.zeros((0, 2), np.uint64)])
-    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable
+    """The positions of all rows with those of one id side by side, kept ones first, and where another id begins."""
+    keys, gone = [np.zeros((0, 2), np.uint64)], [np.zeros(0, bool)]
+    for table in rows.select_columns(["id", "dropped"]).with_format("arrow").iter(BATCH):
+        keys.append(record.hash_texts(table["id"]))
+        gone.append(~np.asarray(kept(table)))
+    hashes = np.concatenate(keys)
+    order = np.lexsort((np.concatenate(gone), hashes[:, 0], hashes[:, 1]))  # stable
     new = np.ones(len(order), bool)
-    new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    new[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
     return order, new
 
 
 class UniqueIds(WholeDataset):
-    """Gives the second, third ... row of an id the ids "<id>#2", "<id>#3" ..., and drops them as "duplicate_key"."""
+    """Gives the second, third ... row of an id the ids "<id>#2", "<id>#3" ..., and drops them as "duplicate_key".
+
+    The first is the first that its builder did not drop: a download that failed does not hide one that succeeded.
+    """
 
     @property
     def needs(self) -> tuple[str, ...]:

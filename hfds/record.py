@@ -59,7 +59,11 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray | np.ndarray | list[Any] | str | 
 
 
 def column(values: Column, type_: pa.DataType, rows: int) -> pa.Array:
-    """`values` as one Arrow array of `type_` and length `rows`; a scalar is repeated, None gives nulls."""
+    """`values` as one Arrow array of `type_` and length `rows`; a scalar is repeated, None gives nulls.
+
+    Raises:
+        ValueError: there are more or fewer of them.
+    """
     if values is None or isinstance(values, (str, int, float)):
         return pa.repeat(pa.scalar(values, type_), rows)
     if isinstance(values, pa.ChunkedArray):
@@ -69,6 +73,8 @@ def column(values: Column, type_: pa.DataType, rows: int) -> pa.Array:
     array = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
+    if len(array) != rows:
+        raise ValueError(f"a column of {len(array)} values for {rows} rows")
     if array.type == type_:
         return array
     if isinstance(type_, pa.BaseExtensionType):
@@ -200,10 +206,12 @@ def _json_strings(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(quoted, odd, pa.array(escaped, pa.string()))
 
 
-def drops(step: str, rows: int, reason: Column, value: Column = None, threshold: Column = None) -> pa.Array:
+def drops(
+    step: str, rows: int, reason: Column, value: Column = None, threshold: Column = None, partner: Column = None
+) -> pa.Array:
     """A `dropped` column: null wherever `reason` is null."""
     reasons = column(reason, pa.string(), rows)
-    fields = {"step": step, "reason": reasons, "value": value, "threshold": threshold}
+    fields = {"step": step, "reason": reasons, "value": value, "threshold": threshold, "partner": partner}
     return struct(DROPPED, rows, fields, reasons.is_valid())
 
 

@@ -95,15 +95,14 @@ def _cuts(ends: np.ndarray, most_bytes: int, most_rows: int, most_cuts: int | No
     return cuts
 
 
-def row_sizes(rows: Dataset, batch: int = 10_000) -> np.ndarray:
+def row_sizes(rows: Dataset) -> np.ndarray:
     """Bytes that each row will take, its picture included: shape (rows,), int64."""
     columns = [name for name in rows.column_names if name != "image"]
-    narrow = sum(rows.data.column(name).nbytes for name in columns) // max(1, rows.data.num_rows)
+    narrow: int = sum(rows.data.column(name).nbytes for name in columns) // max(1, rows.data.num_rows)
     if "image" not in rows.column_names or not len(rows):
         return np.full(len(rows), narrow, np.int64)
-    batches = rows.select_columns(["image"]).with_format("arrow").iter(batch)
-    found: np.ndarray = np.concatenate([sizes(table["image"].combine_chunks()) for table in batches])
-    return found + narrow
+    found: np.ndarray = np.concatenate([sizes(chunk) for chunk in rows.data.column("image").chunks]) + narrow
+    return found if rows._indices is None else found[np.asarray(rows._indices.column(0))]
 
 
 def write(
@@ -132,13 +131,13 @@ def write(
 def _key(rows: Dataset, shard: Shard, features: Features) -> str:
     digest = xxhash.xxh3_128(repr((rows._fingerprint, shard.name, features, pa.__version__, ROW_GROUP)).encode())
     for group in shard.groups:
-        digest.update(group.tobytes())
+        digest.update(f"{len(group)}:".encode() + group.tobytes())
     return digest.hexdigest()
 
 
 def _known(note: Path, shard: Shard, folder: Path, finished: Path) -> Written | None:
     """A shard that an earlier run wrote, if the file is still the one it wrote."""
-    if not note.exists():
+    if not (note.exists() and note.with_suffix(".npy").exists()):
         return None
     said = json.loads(note.read_text())
     for root in (folder, finished):

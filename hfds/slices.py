@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec import AbstractFileSystem
+from fsspec import AbstractFileSystem, filesystem
 from fsspec.core import url_to_fs
 
 _RANGE = re.compile(r"(?:slice://)?([0-9]{1,18})-([0-9]{1,18})")
@@ -24,7 +24,11 @@ class SliceFileSystem(AbstractFileSystem):
 
     def __init__(self, fo: str, target_protocol: str | None = None, target_options: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.fs, self.file = url_to_fs(fo, **(target_options or {}))
+        options = target_options or {}
+        if target_protocol is None:
+            self.fs, self.file = url_to_fs(fo, **options)
+        else:  # from a chain, of which fsspec hands over the parts
+            self.fs, self.file = filesystem(target_protocol, **options), fo
 
     def _read(self, path: str) -> bytes:
         match = _RANGE.fullmatch(path)

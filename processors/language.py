@@ -54,9 +54,9 @@ class DetectLanguage(Annotator):
         return asdict(self)  # without what is loaded
 
     def _language(self, text: str) -> str | None:
+        detector = self._factory.create()  # or MissingExtra
         from langdetect.lang_detect_exception import LangDetectException
 
-        detector = self._factory.create()
         try:
             detector.append(text)
             return str(detector.detect())

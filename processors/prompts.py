@@ -3,8 +3,8 @@ r"""Prompts: CleanPrompt rewrites a prompt by named rules, KeepPrompt drops prom
 The rules are those of the original pipeline (songjein/image-to-prompts-28th-solution) in its two generations: the
 defaults are v2 to v4, V5_CLEAN and V5_KEEP are v5 and later. docs/prompts.md shows each of them.
 
-Patterns are RE2, as pyarrow runs it over whole columns: time linear in the text, no lookaround, and a \b that knows
-ASCII only. So the border of a word is a character that is consumed and put back, see EDGE.
+Patterns are RE2, as pyarrow runs it over whole columns: time linear in the text, no lookaround, and a \b for which "é"
+is no letter. So while borders of words matter, accented letters stand between underscores, which \b takes for letters.
 """
 
 import re
@@ -69,8 +69,7 @@ ARTISTS = _listed(
     "takato yamamoto, michael garmash, lisa frank"
 )
 
-# No Latin letter, accent, digit or underscore; \p{Latin} would say it too, and takes four times as long to compile.
-EDGE = r"[^0-9A-Za-z_\x{c0}-\x{d6}\x{d8}-\x{f6}\x{f8}-\x{24f}\x{300}-\x{36f}\x{1e00}-\x{1eff}]"
+ACCENTED = "([À-ÖØ-öø-ɏ\u0300-\u036fḀ-ỿ]+)"  # for Python and for RE2
 PUNCTUATION = ",.;:!?"
 TRIMMED = PUNCTUATION + "()[]{}<>\"'“”‘’|/\\-–—*_~"  # from the ends of a word, where words are counted or compared
 BLANKS = r"[\t-\r\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
@@ -94,11 +93,11 @@ UNTIDY = (
     rf" *([{PUNCTUATION}])(?: *[{PUNCTUATION}|])+|(\|)(?: *[{PUNCTUATION}|])+| +([,;!?])| +([.:])( |$)|(-)(?: *-)+"
     r"|[(\[{][ ,;.()\[\]{}]*[)\]}]"
 )
-ERASED = {  # the rules that put a blank for what they match between two edges
+ERASED = {  # the rules that put a blank for what they match; each begins and ends at the borders of words
     "size_flags": r"\B(?:--?|—|–) ?(?:n|k|h|w|height|width) ?=? ?[0-9]{1,4}",
     "aspect_ratio": r"(?:\B(?:--?|—|–) ?|\b)ar ?=? ?[0-9]{1,2} ?: ?[0-9]{1,2}"
     r"|\baspect ratio(?: of)? ?:? ?[0-9]{1,2} ?[:/x] ?[0-9]{1,2}|\b[0-9]{1,2} ?[:/x] ?[0-9]{1,2} aspect ratio",
-    "f_number": r"(?:\b(?:aperture )?f|ƒ)(?: ?/ ?[0-9]{1,2}(?: ?[.,] ?[0-9]{1,2})?| ?[0-9]{1,2} ?[.] ?[0-9]{1,2})",
+    "f_number": r"\b(?:(?:aperture )?f|_ƒ_)(?: ?/ ?[0-9]{1,2}(?: ?[.,] ?[0-9]{1,2})?| ?[0-9]{1,2} ?[.] ?[0-9]{1,2})",
     "lens": r"\b(?:[0-9]{1,4} ?(?:mm)? ?- ?)?[0-9]{1,4}(?:[.] ?[0-9]{1,2})? ?mm"
     r"(?: (?:(?:prime|zoom|macro) )?lens(?:es)?)?",
     "iso": r"\biso ?[:-]? ?[0-9]{2,6}",
@@ -123,6 +122,10 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "phrases": (
         "a tuple of phrases that are not blank",
         lambda v: isinstance(v, tuple) and all(isinstance(phrase, str) and phrase.strip() for phrase in v),
+    ),
+    "names": (
+        "a tuple of phrases that begin and end with a letter or a digit",
+        lambda v: isinstance(v, tuple) and all(isinstance(n, str) and re.fullmatch(r"[^\W_](.*[^\W_])?", n) for n in v),
     ),
     "range": (
         "None or two whole numbers (least, most)",
@@ -187,7 +190,7 @@ class CleanPrompt(Annotator):
         return Features({"prompt": record.FEATURES["prompt"]})
 
     def problems(self) -> list[str]:
-        return _problems(self, {f.name: "switch" if isinstance(f.default, bool) else "phrases" for f in fields(self)})
+        return _problems(self, {f.name: "switch" if isinstance(f.default, bool) else "names" for f in fields(self)})
 
     def columns(self, table: pa.Table) -> pa.Table:
         _refuse(self)
@@ -211,7 +214,7 @@ class CleanPrompt(Annotator):
         """All rules once, in order."""
         texts = _where(UNUSUAL, texts, self._usual)
         if self._erased:
-            texts = _erased(texts, self._erased)
+            texts = _unmarked(pc.replace_substring_regex(_marked(texts), self._erased, " "))
         if self.repeats:
             texts = _collapsed(texts)
         if untidy := "|".join([UNTIDY] * self.punctuation + ["( ) +"] * self.whitespace):
@@ -246,7 +249,7 @@ class CleanPrompt(Annotator):
                 patterns.append(f"{before}(?:{_any_of(listed)}){after}")
         if self.long_numbers:
             patterns.append(r"\b[0-9]{5,}\b")
-        return f"(?:{'|'.join(patterns)})" if patterns else ""
+        return f"(?i){'|'.join(patterns)}" if patterns else ""
 
 
 @dataclass(frozen=True)
@@ -307,14 +310,15 @@ class KeepPrompt(Filter):
 
     def _text_rules(self, table: pa.Table, prompt: pa.Array) -> Iterator[Rule]:
         text = pc.utf8_lower(prompt)
+        marked = _marked(text)
         for name, listed, pattern in (
             ("link", self.links, _linked),
-            ("stop_word", self.stop_words, _between_edges),
+            ("stop_word", self.stop_words, _any_of),
             ("banned", self.banned, _anywhere),
-            ("first_person", self.first_person, _between_edges),
+            ("first_person", self.first_person, _any_of),
         ):
             if listed:
-                yield _containing(name, text, pattern(listed))
+                yield _containing(name, marked, pattern(phrase.lower() for phrase in listed))
         yield from self._word_rules(text)
         for name, counted, most in (
             ("too_many_hyphens", "-", self.hyphens),
@@ -322,12 +326,12 @@ class KeepPrompt(Filter):
             ("too_many_commas", ",", self.commas),
         ):
             if most is not None:
-                yield _at_most(name, pc.count_substring_regex(text, counted), most)
+                yield _at_most(name, pc.count_substring_regex(marked, counted), most)
         if self.language is not None:
             language = table["language"].combine_chunks()
             yield "other_language", pc.fill_null(pc.not_equal(language, self.language), True), language, self.language
         if self.persons is not None:
-            said = pc.match_substring_regex(text, r"\b(?:by|style)\b")
+            said = pc.match_substring_regex(marked, r"\b(?:by|style)\b")
             persons = table["persons"].combine_chunks()
             yield "too_many_persons", pc.and_(said, pc.greater(persons, self.persons)), persons, self.persons
 
@@ -366,25 +370,21 @@ def _at_most(name: str, counts: pa.Array, most: float) -> Rule:
     return name, pc.greater(counts, most), counts, most
 
 
-def _containing(name: str, text: pa.Array, pattern: str) -> Rule:
-    """Fails where `pattern` is found; the value is what its group `found` holds."""
-    fails = pc.match_substring_regex(text, pattern)
-    found = pc.extract_regex(text.filter(fails), pattern).field("found")
-    return name, fails, pc.replace_with_mask(pa.nulls(len(text), pa.string()), fails, found), None
+def _containing(name: str, marked: pa.Array, pattern: str) -> Rule:
+    """Fails where `pattern` is found; the value is the first thing it finds."""
+    fails = pc.match_substring_regex(marked, pattern)
+    found = pc.extract_regex(marked.filter(fails), f"(?P<found>{pattern})").field("found")
+    return name, fails, pc.replace_with_mask(pa.nulls(len(marked), pa.string()), fails, _unmarked(found)), None
 
 
 def _linked(words: Iterable[str]) -> str:
     """Each word at a border or after a digit, and with or without blanks inside: "60 f p s", but not "of psalms"."""
-    spaced = (r"\s?".join(map(re.escape, word.lower())) for word in words)
-    return rf"(?:^|{EDGE}|[0-9]\s?)(?P<found>{'|'.join(spaced)})"
-
-
-def _between_edges(phrases: Iterable[str]) -> str:
-    return f"(?:^|{EDGE})(?P<found>{_any_of(phrase.lower() for phrase in phrases)})(?:$|{EDGE})"
+    spaced = (r"\s?".join(map(re.escape, word)) for word in words)
+    return rf"(?:\b|[0-9])(?:{'|'.join(spaced)})"
 
 
 def _anywhere(strings: Iterable[str]) -> str:
-    return f"(?P<found>{'|'.join(re.escape(string.lower()) for string in strings)})"
+    return "|".join(re.sub(ACCENTED, r"_\1_", re.escape(string)) for string in strings)
 
 
 def _any_of(phrases: Iterable[str]) -> str:
@@ -395,25 +395,28 @@ def _any_of(phrases: Iterable[str]) -> str:
         for piece in re.findall(r"[^\W_]+|[^\w\s]|_", phrase):
             word = piece.isalnum()
             pattern += (r"(?:\s*-\s*|\s+)" if word and after_word else r"\s*") if pattern else ""
-            pattern += "['’]" if piece in "'’" else re.escape(piece)
+            pattern += "['’]" if piece in "'’" else re.sub(ACCENTED, r"_\1_", re.escape(piece))
             after_word = word
         patterns.append(_border(phrase.strip()[0]) + pattern + _border(phrase.strip()[-1]))
     return "|".join(patterns)
 
 
 def _border(outermost: str) -> str:
-    r"""The assertion that a word ends at this outermost character: \b or \B, as far as RE2 can tell, in ASCII."""
-    return (r"\b" if re.match(r"\w", outermost) else r"\B") if outermost.isascii() else ""
+    r"""The assertion that a word or a run of punctuation ends at this outermost character of it."""
+    if outermost.isascii():
+        return r"\b" if re.match(r"\w", outermost) else r"\B"
+    return r"\b" if re.match(ACCENTED, outermost) else ""
 
 
-def _erased(texts: pa.Array, pattern: str) -> pa.Array:
-    """`texts` with a blank for all that `pattern` matches; where all is ASCII it knows the borders of words itself."""
-    made = pc.replace_substring_regex(texts, f"(?i){pattern}", " ")
+def _marked(texts: pa.Array) -> pa.Array:
+    """`texts` with an underscore on both sides of accented letters."""
     other = pc.invert(pc.string_is_ascii(texts))
-    if not pc.any(other).as_py():
-        return made
-    run = f"(^|{EDGE})(?i:{pattern}(?: +{pattern})*)($|{EDGE})"
-    return pc.replace_with_mask(made, other, pc.replace_substring_regex(texts.filter(other), run, r"\1 \2"))
+    return pc.replace_with_mask(texts, other, pc.replace_substring_regex(texts.filter(other), ACCENTED, r"_\1_"))
+
+
+def _unmarked(texts: pa.Array) -> pa.Array:
+    other = pc.invert(pc.string_is_ascii(texts))
+    return pc.replace_with_mask(texts, other, pc.replace_substring_regex(texts.filter(other), f"_{ACCENTED}_", r"\1"))
 
 
 def _words(tokens: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -467,7 +470,7 @@ def _unescaped(texts: pa.Array) -> pa.Array:
     """HTML's entities as the characters they stand for; Python decodes each distinct one once."""
     lists = pc.split_pattern(texts, "&")
     parts, offsets = lists.flatten(), np.asarray(lists.offsets)
-    pattern = r"^(?P<name>#[0-9]{1,7};|#[xX][0-9A-Fa-f]{1,6};|[A-Za-z]\w{1,31};)(?P<rest>(?s:.*))$"
+    pattern = r"^(?:amp;)*(?P<name>#[0-9]{1,7};|#[xX][0-9A-Fa-f]{1,6};|[A-Za-z]\w{1,31};)(?P<rest>(?s:.*))$"
     found = pc.extract_regex(parts, pattern)
     names, rest = pc.struct_field(found, "name").dictionary_encode(), pc.struct_field(found, "rest")
     stands_for = pa.array([_character(name) for name in names.dictionary.to_pylist()], pa.string())

@@ -152,6 +152,19 @@ def test_a_bad_row_is_a_dropped_row(tmp_path: Path) -> None:
         dropped=expected,
     )
     assert [one["id"] for one in found if one["dropped"] is None] == [f"diffusiondb/{name(1)}"]
+    assert [
+        one["dropped"]["value"] for one in found if one["dropped"] and one["dropped"]["reason"] == "unsafe_name"
+    ] == [
+        f"../../etc/{name(7)}",
+        f"/etc/{name(8)}",
+        f"bell\\x07{name(9)}",
+    ]
+
+
+def test_a_byte_order_mark_is_no_trouble(tmp_path: Path) -> None:
+    text = json.dumps({name(1): said()}).encode("utf-8-sig")
+    part(tmp_path / "source/images/part-000001.zip", [(name(1), png(1))], text)
+    assert rows(tmp_path / "source")[0]["dropped"] is None
 
 
 @pytest.mark.parametrize(
@@ -183,6 +196,21 @@ def test_a_damaged_json_member_is_told_by_the_table(tmp_path: Path) -> None:
     diffusiondb.flip(path, json.dumps({name(1): said()}).encode())
     table(tmp_path / "source/metadata.parquet", [row(name(1), 1)])
     assert rows(tmp_path / "source")[0]["extra"]["json_problem"] == "crc_mismatch"
+
+
+def test_no_listing_is_taken_from_an_unsafe_place(tmp_path: Path) -> None:
+    path = tmp_path / "source/images/part-000001.zip"
+    evil = json.dumps({name(1): said("evil")}).encode()
+    part(path, [("../part-000001.json", evil), (name(1), png(1))], {name(1): said("good"), "part-000001.json": said()})
+    found = check_builder(
+        DiffusionDB,
+        tmp_path / "source",
+        "2m_all",
+        cache_dir=tmp_path / "cache",
+        rows=3,
+        dropped={"unsafe_name": 1, "no_picture": 1},
+    )
+    assert [one["prompt"] for one in found if not one["dropped"]] == ["good"]
 
 
 def test_what_the_table_says_of_a_part_is_accounted_for(tmp_path: Path) -> None:

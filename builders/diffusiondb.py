@@ -20,13 +20,14 @@ import xxhash
 
 from hfds import parquet, record
 from hfds.archive import Member, Reader, unsafe, zip_members
-from hfds.builder import Builder, File, Piece, SourceConfig, batched, code_version
+from hfds.builder import Builder, Piece, SourceConfig, batched, code_version
 from hfds.errors import BadFile, BadRow, SourceMissing
 from hfds.parquet import INTEGER, NUMBER, TEXT, TIME
 from hfds.picture import Picture, picture_of
 from hfds.record import printable, text_or_none
 from hfds.slices import slice_path
 from hfds.text import blank_as_null, json_object, json_text
+from hfds.upstream import File
 
 PARTS = {"2m": 2_000, "large": 14_000}  # published, of 1,000 pictures each
 SIZES = {"1k": 1, "5k": 5, "10k": 10, "50k": 50, "100k": 100, "500k": 500, "1m": 1_000, "5m": 5_000, "10m": 10_000}

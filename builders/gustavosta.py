@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hfds import record
-from hfds.builder import Builder, File, Piece, SourceConfig, batched
+from hfds.builder import Builder, Piece, SourceConfig, batched
 from hfds.errors import BadRow
-from hfds.folder import Found, PictureFolder, folder_stamp, picture_columns, unlisted
+from hfds.folder import Found, PictureFolder, folder_file, picture_columns, unlisted
 from hfds.parquet import TEXT, batches, check_columns, schema_of
 from hfds.text import blank_as_null, csv_batches, lines
+from hfds.upstream import File
 
 BATCH = 2_000
 RUN = 20_000  # pictures of a piece
@@ -61,10 +62,10 @@ class Gustavosta(Builder):
     BUILDER_CONFIGS = [_text(), _renders("sd2_v2"), _renders("sd2")]  # noqa: RUF012
     DEFAULT_CONFIG_NAME = "text"
 
-    def neighbours(self) -> list[str]:
-        """The state of the folders of pictures, where there are any: asked before there is a `config`."""
+    def neighbours(self) -> list[File]:
+        """The folders of pictures, where there are any."""
         roots = [_images(file) for files in self.upstream.values() for file in files]
-        return [folder_stamp(root) for root in roots if root.is_dir()]
+        return [folder_file(root, root.name) for root in roots if root.is_dir()]
 
     def split_file(self, file: File) -> list[Piece]:
         """Runs of rows, the last of them with the pictures that no row names; text is one piece."""

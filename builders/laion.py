@@ -17,12 +17,13 @@ import xxhash
 
 from hfds import parquet, record
 from hfds.archive import Member, Reader, tar_members, unsafe
-from hfds.builder import Builder, File, Piece, SourceConfig, batched, stamp_of
+from hfds.builder import Builder, Piece, SourceConfig, batched
 from hfds.errors import BadFile, BadRow
 from hfds.parquet import BYTES, NUMBER_OR_TEXT, TEXT, Kind
 from hfds.picture import Examiner, Picture, picture_of
 from hfds.record import printable, text_or_none
 from hfds.slices import slice_path
+from hfds.upstream import File, stamp_of
 
 TEXTS = Kind("a list of text", lambda type_: TEXT.holds(type_) or pa.types.is_list(type_))
 # What a column is for: its type, and the names that the subsets and img2dataset give it.
@@ -117,18 +118,18 @@ class Laion(Builder):
 
     config: LaionConfig
 
-    def neighbours(self) -> Any:
-        """Stamps of the tars and folders beside img2dataset's parquet files; BadFile for one that lacks its parquet."""
+    def neighbours(self) -> list[File]:
+        """The tars and folders beside img2dataset's parquet files; BadFile for one that lacks its parquet."""
         files = [file for files in self.upstream.values() for file in files if "://" not in file.path]
         shards = [file for file in files if Path(file.path).stem.isdigit()]
-        for folder, name in sorted({(Path(file.path).parent, Path(file.name).parent) for file in shards}):
+        folders = {(Path(file.path).parent, Path(file.name).parent) for file in shards} if self.whole else ()
+        for folder, name in sorted(folders):
             there = {path.name for path in folder.iterdir()}
             for shard in sorted(n for n in there if n.removesuffix(".tar").isdigit()):
                 if (wanted := f"{shard.removesuffix('.tar')}.parquet") not in there:
                     advice = "the download was interrupted: run img2dataset again, or remove it to build without it"
                     raise BadFile((name / shard).as_posix(), f"no {wanted} beside it", advice)
-        beside = [Path(file.path).with_suffix(suffix) for file in shards for suffix in (".tar", "")]
-        return [stamp_of(path) for path in beside if path.exists()]
+        return [beside for file in shards if (beside := _beside(file)) is not None]
 
     def split_file(self, file: File) -> list[Piece]:
         """Metadata in runs of rows, a shard of img2dataset as a whole."""
@@ -152,6 +153,15 @@ class Laion(Builder):
             yield from _joined(rows, Shelf(_members(fs.ls(fs_path, detail=True)), path), name)
         else:
             yield from _carried(rows, name)
+
+
+def _beside(shard: File) -> File | None:
+    """The tar or folder of an img2dataset shard; of a folder only its own time is looked at, not that of its files."""
+    name, path = shard.name.removesuffix(".parquet"), Path(shard.path)
+    if (tar := path.with_suffix(".tar")).is_file():
+        return File(f"{name}.tar", str(tar), tar.stat().st_size, stamp_of(tar))
+    folder = path.with_suffix("")
+    return File(f"{name}/", str(folder), 0, stamp_of(folder)) if folder.is_dir() else None
 
 
 class Taken(NamedTuple):

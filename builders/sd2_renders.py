@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from hfds import record
-from hfds.builder import Builder, File, Piece, SourceConfig, batched
+from hfds.builder import Builder, Piece, SourceConfig, batched
 from hfds.errors import BadFile, BadRow
-from hfds.folder import SUFFIXES, Found, PictureFolder, by_name, by_number, folder_stamp, picture_columns, unlisted
+from hfds.folder import SUFFIXES, Found, PictureFolder, by_name, by_number, folder_file, picture_columns, unlisted
 from hfds.record import printable, text_or_none
 from hfds.text import blank_as_null, csv_batches, json_lines, json_text, lines
+from hfds.upstream import File
 
 BATCH = 2_000
 RUN = 20_000  # pictures of a piece
@@ -116,9 +117,12 @@ class SD2Renders(Builder):
 
     config: SD2Config
 
-    def neighbours(self) -> list[str]:
-        """The state of the pictures: asked before there is a `config`, so of all below the listing's folder."""
-        return [folder_stamp(Path(file.path).parent) for files in self.upstream.values() for file in files]
+    def neighbours(self) -> list[File]:
+        """The folders of pictures."""
+        lists = [file for files in self.upstream.values() for file in files]
+        return [
+            folder_file(self._root(file), (Path(file.name).parent / self.config.pictures).as_posix()) for file in lists
+        ]
 
     def _root(self, file: File) -> Path:
         return Path(file.path).parent / self.config.pictures

@@ -14,7 +14,7 @@
 All arguments are plain strings, so that every exception survives the way back from a worker process.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -97,3 +97,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = list(valid)
     close = get_close_matches(name, valid, n=1)
     return f"did you mean {close[0]!r}?" if close else f"it is one of: {', '.join(valid) or 'none'}"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -20,6 +20,7 @@ from hfds import record
 from hfds.archive import Reader, unsafe
 from hfds.errors import BadRow, SourceMissing
 from hfds.picture import Examiner, Picture
+from hfds.upstream import File
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -129,10 +130,11 @@ def unlisted(source: str, under: str, names: Sequence[str], **columns: Any) -> p
     return record.records(len(names), id=ids, source=source, dropped=dropped, **columns)
 
 
-def folder_stamp(root: Path) -> str:
-    """What changes when a picture below `root` is added, removed or written again: for a cache key."""
+def folder_file(root: Path, name: str) -> File:
+    """A folder of pictures as one upstream file: its stamp changes when one is added, removed or written again."""
     stats = sorted((entry.path, (stat := entry.stat()).st_size, stat.st_mtime_ns) for entry in _walk(root))
-    return xxhash.xxh3_128_hexdigest(repr(stats).encode("utf-8", "backslashreplace"))
+    stamp = xxhash.xxh3_128_hexdigest(repr(stats).encode("utf-8", "backslashreplace"))
+    return File(f"{name}/", str(root), sum(size for _, size, _ in stats), stamp)
 
 
 def _walk(root: Path) -> Iterator[os.DirEntry[str]]:

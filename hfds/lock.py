@@ -55,10 +55,10 @@ def release_order(name: str) -> list[tuple[int, int | str]]:
 
 
 def file_sums(files: Mapping[str, tuple[str, str]], notes: Path, threads: int) -> dict[str, str]:
-    """sha256 of local files by name, hashing only those that `notes` does not know at their present stamp.
+    """sha256 of files by name, hashing only those that `notes` does not know at their present stamp.
 
     Args:
-        files: name to (path, stamp); see `hfds.builder.stamp_of`.
+        files: name to (path or URL, stamp); see `hfds.upstream.File`.
         notes: a JSON file {stamp: sha256} that is kept up to date while the work goes on.
     """
     known: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}

@@ -7,7 +7,7 @@ same inputs, and never half of one.
 import errno
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from datasets import Features, Value
 
 from hfds.builder import Builder, code_version
 from hfds.dist import write_release
-from hfds.errors import ConfigError, OutOfSpace, SourceError, SourceMissing, nearest
+from hfds.errors import ConfigError, OutOfSpace, SourceError, SourceMissing, causes, nearest
 from hfds.gather import Into, gather
 from hfds.lock import file_sums
 from hfds.processor import Step
 from hfds.record import FEATURES
 from hfds.run import Run
+from hfds.upstream import as_hub_user
 
 COLUMNS = ("image", "prompt", "captions", "source", "license", "url", "width", "height", "image_hash", "generation")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -249,8 +250,9 @@ def open_inputs(release: Release, run: Run, sources: Path | None, rows: int | No
 def _made_of(input_: Input, builder: Builder, rows: int, run: Run, limit: int | None) -> dict[str, Any]:
     """What an input was: the revision, and every upstream file with its sha256 (not for a try of a few rows)."""
     files = builder.files()
-    local = {file.name: (file.path, file.stamp) for file in files if file.sha256 is None and "://" not in file.path}
-    sums = file_sums(local, run.journal / "files.json", run.num_proc) if limit is None else {}
+    unknown = {file.name: (file.path, file.stamp) for file in files if not file.sha256 and not file.name.endswith("/")}
+    with as_hub_user(builder.token) if builder.token else nullcontext():
+        sums = file_sums(unknown, run.journal / "files.json", run.num_proc) if limit is None else {}
     return {
         "input": input_.label,
         "into": input_.into,
@@ -274,15 +276,9 @@ def _disk_errors() -> Iterator[None]:
     except SourceError:
         raise
     except Exception as error:
-        for cause in _causes(error):
+        for cause in causes(error):
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                 where = f" at {cause.filename}" if cause.filename else ""
                 advice = "free some space or choose another --workdir or --out, and run again to go on"
                 raise OutOfSpace(f"the disk is full{where}: {advice}") from error
         raise
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

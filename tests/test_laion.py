@@ -13,10 +13,11 @@ from fixtures import laion
 from fixtures.make import picture
 
 from builders.laion import Laion
-from hfds.builder import File, Piece
+from hfds.builder import Piece
 from hfds.errors import BadFile, SourceMissing
 from hfds.parquet import numbers
 from hfds.testing import check_builder
+from hfds.upstream import File
 
 DEMO = Path(__file__).parents[1] / "examples/sources/laion"
 

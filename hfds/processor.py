@@ -18,6 +18,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from datasets.table import ConcatenationTable, MemoryMappedTable
 
 from hfds import record
+from hfds.errors import ConfigError
 from hfds.run import Run
 
 BATCH = 10_000
@@ -73,8 +74,11 @@ class Step:
         """`rows` with this step's columns; `run` says where to keep the result (in memory when None).
 
         Raises:
+            ConfigError: its parameters cannot be.
             KeyError: a column it needs is missing.
         """
+        if problems := self.problems():
+            raise ConfigError(*problems)
         if missing := [name for name in self.needs if name not in rows.column_names]:
             raise KeyError(f"{self.name} needs the column {missing[0]!r}; there are: {', '.join(rows.column_names)}")
         seen = [
@@ -174,9 +178,11 @@ def _on_disk(rows: Dataset) -> bool:
 
 def beside(rows: Dataset, more: Dataset) -> Dataset:
     """The columns of both, nothing copied; `concatenate_datasets` loses the columns of datasets without rows."""
+    if not rows.column_names:  # then its length says nothing
+        return more
     if len(rows) == 0:
         return Dataset(Features({**rows.features, **more.features}).arrow_schema.empty_table())
-    return concatenate_datasets([rows, more], axis=1) if rows.column_names else more
+    return concatenate_datasets([rows, more], axis=1)
 
 
 def kept(table: pa.Table) -> pa.ChunkedArray | pa.Array:

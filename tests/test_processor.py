@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 import pytest
 from datasets import Dataset, Features, Value, load_from_disk
 
+from hfds.errors import ConfigError
 from hfds.processor import Annotator, Filter
 from hfds.record import drops
 from hfds.run import Run
+from processors.split import Split
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,17 @@ class Longer(Filter):
     def verdicts(self, table: pa.Table) -> pa.Array:
         short = pc.if_else(pc.less_equal(table["length"], self.than), "short", None)
         return drops(self.name, len(table), short, table["length"].cast(pa.string()), str(self.than))
+
+
+@dataclass(frozen=True)
+class Shout(Annotator):
+    """Replaces the prompt and nothing else."""
+
+    needs = ("prompt",)
+    adds = Features({"prompt": Value("string")})
+
+    def columns(self, table: pa.Table) -> pa.Table:
+        return pa.table({"prompt": pc.utf8_upper(table["prompt"])})
 
 
 class Longer2(Longer):
@@ -109,3 +122,13 @@ def test_parameters_and_version_are_part_of_the_key(tmp_path: Path) -> None:
     run = Run.here(tmp_path)
     measured = Measure()(rows("a", "bcd"), run)
     assert [sum(d is not None for d in Longer(n)(measured, run)["dropped"]) for n in (0, 2, 3)] == [0, 1, 2]
+
+
+def test_the_only_column_is_replaced() -> None:
+    only = Dataset.from_dict({"prompt": ["a", "b"]})
+    assert Shout()(only)["prompt"][:] == ["A", "B"]
+
+
+def test_impossible_parameters_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Split\(validation=2\): wanted a share between 0 and 1"):
+        Split(2)(rows("a"))

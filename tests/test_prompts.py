@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hfds import record
 from hfds.errors import ConfigError
 from hfds.run import Run
+from processors.clean_prompt import V5_CLEAN, CleanPrompt
+from processors.keep_prompt import V4_KEEP, V5_KEEP, KeepPrompt
 from processors.language import CountPersons, DetectLanguage
-from processors.prompts import V4_KEEP, V5_CLEAN, V5_KEEP, CleanPrompt, KeepPrompt
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "examples/sources"

@@ -4,8 +4,9 @@ from builders.diffusiondb import DiffusionDB
 from builders.laion import Laion
 from builders.prompt_lists import PromptLists
 from hfds.release import Input, Release
+from processors.clean_prompt import CleanPrompt
 from processors.dedup import MarkDuplicates
-from processors.prompts import CleanPrompt, KeepPrompt
+from processors.keep_prompt import KeepPrompt
 from processors.split import Split
 
 DEMO = Release(

@@ -143,7 +143,8 @@ def main() -> None:
     side.report([cat, recipe, ours], cat)
     print(
         f"\nrecipe / hfds: {recipe.wall / ours.wall:.1f}x; disk {ours_bytes / 1e6:.1f} MB against"
-        f" {recipe_bytes / 1e6:.0f} MB: {ours_bytes / recipe_bytes:.2%}\nrecipe: {recipe.output.strip()}; hfds: {ours.output.splitlines()[-1]}\n"
+        f" {recipe_bytes / 1e6:.0f} MB: {ours_bytes / recipe_bytes:.2%}\n"
+        f"recipe: {recipe.output.strip()}; hfds: {ours.output.splitlines()[-1]}\n"
     )
 
     clear()

@@ -4,10 +4,10 @@ https://laion.ai/blog/laion-5b and https://github.com/rom1504/img2dataset
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 import xxhash
 
 from hfds import parquet, record
-from hfds.archive import Member, Reader, tar_members, unsafe
+from hfds.archive import Reader, tar_members
 from hfds.builder import Builder, Piece, SourceConfig, batched
 from hfds.errors import BadFile, BadRow
 from hfds.parquet import BYTES, NUMBER_OR_TEXT, TEXT, Kind
-from hfds.picture import Examiner, Picture, picture_of
+from hfds.picture import picture_of
 from hfds.record import printable, text_or_none
-from hfds.slices import slice_path
+from hfds.shelf import PICTURES, Shelf, Taken, folder_members
 from hfds.upstream import File, stamp_of
 
 TEXTS = Kind("a list of text", lambda type_: TEXT.holds(type_) or pa.types.is_list(type_))
@@ -46,8 +46,6 @@ COLUMNS: dict[str, tuple[Kind, tuple[str, ...]]] = {
     "error": (TEXT, ("error_message",)),
 }
 SCORES = ("similarity", "watermark", "nsfw", "aesthetic")
-PICTURES = ("jpg", "png", "webp")  # img2dataset's encode formats: extensions, and columns of its `parquet` layout
-SIDECARS = ("json", "txt")
 FAILED = ("failed_to_download", "failed_to_resize")
 BATCH = 2_000
 BATCH_OF_BYTES = 100  # rows, where they carry their pictures
@@ -61,9 +59,9 @@ class LaionConfig(SourceConfig):
     pictures: bool = False
 
 
-def _metadata(name: str, description: str, *needs: str) -> LaionConfig:
+def _metadata(name: str, description: str, *needs: str, repo: str | None = None) -> LaionConfig:
     files = {"train": ("part-*.parquet", "data/*.parquet")}
-    return LaionConfig(name=name, files=files, needs=(*LaionConfig.needs, *needs), description=description)
+    return LaionConfig(name=name, files=files, needs=(*LaionConfig.needs, *needs), description=description, repo=repo)
 
 
 class Laion(Builder):
@@ -103,7 +101,11 @@ class Laion(Builder):
     )
     BUILDER_CONFIG_CLASS = LaionConfig
     BUILDER_CONFIGS = [  # noqa: RUF012
-        _metadata("high_resolution", "170 M rows of 1024 x 1024 and more; sizes int32, scores float32"),
+        _metadata(
+            "high_resolution",
+            "170 M rows of 1024 x 1024 and more; sizes int32, scores float32",
+            repo="laion/laion-high-resolution",
+        ),
         _metadata("aesthetics_v2_475", "aesthetic score (v2) of 4.75 and more; sizes and scores float64", "aesthetic"),
         _metadata("laion2b_en_aesthetic", "English, aesthetic score (v1) above 7; scores float32", "aesthetic"),
         LaionConfig(
@@ -150,7 +152,7 @@ class Laion(Builder):
             with Reader(f"{path}.tar") as tar:
                 yield from _joined(rows, Shelf(tar_members(tar, f"{name}.tar"), tar.path, tar), f"{name}.tar")
         elif fs.isdir(fs_path):
-            yield from _joined(rows, Shelf(_members(fs.ls(fs_path, detail=True)), path), name)
+            yield from _joined(rows, Shelf(folder_members(fs.ls(fs_path, detail=True)), path), name)
         else:
             yield from _carried(rows, name)
 
@@ -162,15 +164,6 @@ def _beside(shard: File) -> File | None:
         return File(f"{name}.tar", str(tar), tar.stat().st_size, stamp_of(tar))
     folder = path.with_suffix("")
     return File(f"{name}/", str(folder), 0, stamp_of(folder)) if folder.is_dir() else None
-
-
-class Taken(NamedTuple):
-    """The picture of a row, or why it has none."""
-
-    image: dict[str, Any] | None = None
-    picture: Picture | None = None
-    reason: str | None = None
-    value: str | None = None
 
 
 class Rows:
@@ -303,56 +296,6 @@ def _captions(prompt: pa.Array, others: pa.Array | None) -> tuple[Any, pa.Array 
         rows.append([{"style": style, "text": t} for style, t in styled if t and t.strip()])
         unread.append(None if isinstance(texts, list) else given)
     return rows, pa.array(unread, others.type) if any(unread) else None
-
-
-def _members(entries: list[dict[str, Any]]) -> Iterator[Member]:
-    """A listed folder as if it were an archive, by name."""
-    for entry in sorted(entries, key=lambda entry: str(entry["name"])):
-        kind = "link" if entry.get("islink") else "file" if entry["type"] == "file" else "other"
-        yield Member(entry["name"].rpartition("/")[2], -1, entry["size"], kind, b"")
-
-
-class Shelf:
-    """The pictures in the tar or folder at `path`, by key; in `odd` whatever cannot be one, with the reason."""
-
-    def __init__(self, members: Iterable[Member], path: str, tar: Reader | None = None):
-        self._path, self._tar, self._examine = path, tar, Examiner()
-        self._held: dict[str, Member] = {}
-        self.odd: list[tuple[Member, str]] = []
-        for member in members:
-            key, _, extension = member.name.rpartition("/")[2].rpartition(".")
-            if reason := self._unusable(member, key, extension):
-                self.odd.append((member, reason))
-            elif extension in PICTURES:
-                self._held[key] = member
-
-    def _unusable(self, member: Member, key: str, extension: str) -> str | None:
-        if member.kind == "link":
-            return "link"
-        if unsafe(member.name) or "::" in member.name:
-            return "unsafe_name"
-        if member.kind != "file" or extension not in (*PICTURES, *SIDECARS):
-            return "unknown_member"
-        return "duplicate_key" if extension in PICTURES and key in self._held else None
-
-    def take(self, key: str | None) -> Taken:
-        """The picture of a key; raises BadRow where there is none or it is broken."""
-        if key is None or key not in self._held:
-            raise BadRow("no_picture")
-        name, offset, size, *_ = self._held[key]
-        if self._tar is not None:
-            return self._read(self._tar, offset, size, slice_path(offset, size, self._path))
-        with Reader(f"{self._path}/{name}") as reader:
-            return self._read(reader, 0, reader.size, reader.path)
-
-    def _read(self, reader: Reader, offset: int, size: int, path: str) -> Taken:
-        picture = self._examine(reader, offset, size)
-        stays = {"bytes": None, "path": path}
-        return Taken(stays if reader.local else {"bytes": reader.read(offset, size), "path": None}, picture)
-
-    def unknown(self, keys: set[str]) -> list[tuple[Member, str]]:
-        """The pictures whose key is none of these."""
-        return [(member, "no_metadata") for key, member in self._held.items() if key not in keys]
 
 
 def _joined(rows: Rows, shelf: Shelf, where: str) -> Iterator[pa.Table]:

@@ -38,9 +38,11 @@ class SourceConfig(datasets.BuilderConfig):
             others are alternatives (another format, a flat folder).
         companions: files that every piece may need (a metadata table), by a name of their own, as patterns likewise;
             one that is found nowhere is simply absent.
+        repo: its dataset repository on the Hub, where that is not the builder's.
     """
 
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    repo: str | None = None
     companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -116,9 +118,9 @@ class Builder(datasets.ArrowBasedBuilder):
             self.companions, self.revision = options.pop("_found")
         else:
             if data_dir is not None:
-                find = self.place().in_folder(Path(data_dir))
+                find = self.place.in_folder(Path(data_dir))
             else:
-                self.revision, find = self.place().on_hub(revision or self.REVISION, token)
+                self.revision, find = self.place.on_hub(revision or self.REVISION, token)
             wanted = {split: p for split, p in config.files.items() if splits is None or split in splits}
             self.upstream = {split: find(patterns, True) for split, patterns in wanted.items()}
             self.companions = {name: found[0] for name, p in config.companions.items() if (found := find(p, False))}
@@ -133,10 +135,10 @@ class Builder(datasets.ArrowBasedBuilder):
             **options,
         )
 
-    @classmethod
-    def place(cls) -> Place:
+    @property
+    def place(self) -> Place:
         """Where this source is to be had."""
-        return Place(cls.NAME, cls.REPO, cls.OBTAIN, cls.SHA256)
+        return Place(self.NAME, self.config.repo or self.REPO, self.OBTAIN, self.SHA256)
 
     @property
     def whole(self) -> bool:
@@ -241,7 +243,7 @@ class Builder(datasets.ArrowBasedBuilder):
         return self._pieces
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        fetch = partial(self.place().fetch, dl_manager, commit=self.revision)
+        fetch = partial(self.place.fetch, dl_manager, commit=self.revision)
         self.companions = dict(zip(self.companions, fetch([*self.companions.values()]), strict=True))
         generators = []
         for split, pieces in self.pieces().items():
@@ -272,7 +274,7 @@ class Builder(datasets.ArrowBasedBuilder):
                 yield table.cast(record.SCHEMA) if table.schema != record.SCHEMA else table
         except (HfdsError, HTTPError, pa.ArrowException, OSError, EOFError, UnicodeError) as error:
             if any(isinstance(cause, HTTPError) for cause in causes(error)):
-                raise self.place().failed(error, self.revision) from None
+                raise self.place.failed(error, self.revision) from None
             if isinstance(error, HfdsError):
                 raise
             if isinstance(error, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The lock: what a release was made of, and the digest of what it is. Plain JSON without a clock, so equal means equal."""
+"""The lock: what a release was made of, and the digest of what it is. JSON without a clock, so equal means equal."""
 
 import hashlib
 import json

@@ -259,7 +259,7 @@ def _made_of(input_: Input, builder: Builder, rows: int, run: Run, limit: int | 
         "options": dict(input_.options),
         "rows": rows,
         "limit": limit,
-        "repo": builder.REPO,
+        "repo": builder.place.repo,
         "revision": builder.revision,
         "license": builder.LICENSE,
         "homepage": builder.HOMEPAGE,

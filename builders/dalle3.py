@@ -21,6 +21,7 @@ from hfds.text import json_object, json_text
 STYLES = ("short_caption", "long_caption", "short_caption2", "long_caption2", "original_prompt")
 PICTURES = ("jpg", "jpeg", "png")
 BATCH = 2_000
+LONGEST = 16 << 20  # bytes of a JSON member
 # What the captioning tools leave when they fail.
 FAILED = "no content found"
 
@@ -90,19 +91,20 @@ class Dalle3(Builder):
                 yield Row(f"{printable(member.name)}@{member.offset}", reason=reason, value=member.name)
                 continue
             waiting[stem] = row
-            if extension.lower() == "json":
-                row.json = member.head if len(member.head) == member.size else reader.read(member.offset, member.size)
-            else:
-                row.name = member.name
-                try:
+            try:
+                if extension.lower() == "json":
+                    row.json = b"{}"  # of one that cannot be read
+                    row.json = _content(reader, member)
+                else:
+                    row.name = member.name
                     row.picture = examine(reader, member.offset, member.size)
                     row.image = (
                         {"bytes": None, "path": slice_path(member.offset, member.size, piece.path)}
                         if reader.local
                         else {"bytes": reader.read(member.offset, member.size), "path": member.name}
                     )
-                except BadRow as bad:
-                    row.reason, row.value = bad.reason, bad.value
+            except BadRow as bad:
+                row.reason, row.value = bad.reason, bad.value
             if row.json is not None and row.name is not None:
                 done.add(stem)
                 yield waiting.pop(stem)
@@ -148,6 +150,13 @@ def _unusable(member: Member, stem: str, extension: str, row: Row, done: set[str
         return "unknown_member"
     taken = row.json is not None if extension == "json" else row.name is not None
     return "duplicate_key" if stem in done or taken else None
+
+
+def _content(reader: Reader, member: Member) -> bytes:
+    """A JSON member, mostly read with its header already."""
+    if member.size > LONGEST:
+        raise BadRow("too_large", str(member.size))
+    return member.head if len(member.head) == member.size else reader.read(member.offset, member.size)
 
 
 def _parse(row: Row) -> tuple[dict[str, Any], str | None]:

@@ -233,13 +233,6 @@ class DiffusionDB(Builder):
         prompt, rows = blank_as_null(said["prompt"]), len(said)
         blurred = pc.equal(said["image_nsfw"], BLURRED)
         extra = {name: said[name] for name in ("part_id", "user_name", "timestamp", "prompt_nsfw", "sampler_code")}
-        members = [
-            pc.binary_join_element_wise(f'"{name}"', record.json_values(values), ": ")
-            for name, values in {**extra, "blurred": blurred}.items()
-        ]
-        # The first, never null, because pyarrow 26 leaves out rows in which all are.
-        inside = pc.binary_join_element_wise("", *members, said["notes"], ", ", null_handling="skip")
-        inside = pc.binary_replace_slice(pc.if_else(pc.equal(inside, ""), None, inside), 0, 2, "")
         columns = {
             "id": pc.binary_join_element_wise(self.NAME, said["key"], "/"),
             "width": said["width"],
@@ -253,7 +246,7 @@ class DiffusionDB(Builder):
                 "sampler": said["sampler"],
             },
             "source_scores": {"nsfw": pc.if_else(blurred, None, said["image_nsfw"])},
-            "extra": pc.binary_join_element_wise("{", inside, "}", ""),
+            "extra": record.json_objects({**extra, "blurred": blurred}, said["notes"]),
             "dropped": record.drops(self.NAME, rows, said["reason"], said["value"]),
         }
         ours = {"source": self.NAME, "source_revision": self.revision, "license": self.LICENSE}

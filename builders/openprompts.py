@@ -7,7 +7,6 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,7 +155,7 @@ class OpenPrompts(Builder):
                 "guidance": pc.if_else(pc.is_finite(guidance), guidance, None),
                 "sampler": pc.coalesce(flags["A"], sampler),
             },
-            extra=_objects(extra, said.rest),
+            extra=without_mentions(record.json_objects(extra, said.rest).storage),
             dropped=record.drops(self.NAME, rows, said.reason, said.value),
         )
 
@@ -272,16 +271,6 @@ def _ids(source: str, texts: pa.Array) -> pa.Array:
     digits = record.hash_texts(texts).tobytes().hex().encode()
     keys = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(texts), [None, pa.py_buffer(digits)])
     return pc.binary_join_element_wise(source, keys.cast(pa.binary()).cast(pa.string()), "/")
-
-
-def _objects(columns: dict[str, pa.Array], rest: pa.Array) -> pa.Array:
-    """One JSON object per row from what is not null, and from `rest`, which is the inside of an object already."""
-    pieces = [pc.binary_join_element_wise(f'"{k}"', record.json_values(v), ": ") for k, v in columns.items()]
-    pieces.append(rest)
-    silent = reduce(pc.and_, map(pc.is_null, pieces))
-    pieces.append(pc.if_else(silent, "", None))  # pyarrow 26 loses a row of which it skips everything
-    inside = pc.binary_join_element_wise(*pieces, ", ", null_handling="skip")
-    return pc.if_else(silent, None, pc.binary_join_element_wise("{", without_mentions(inside), "}", ""))
 
 
 def _json_lists(lists: pa.Array) -> pa.Array:

@@ -21,6 +21,7 @@ from hfds.picture import LARGEST
 
 BLOCK = 512
 ZERO = bytes(BLOCK)
+_UNSAFE = re.compile(r"^$|^[/\\]|^.:|(?:^|[/\\])\.\.(?:$|[/\\])|[\0-\x1f\x7f]", re.DOTALL)
 _RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")  # what a pax record begins with: its length in bytes and its key
 # What zipfile, and the system calls below it, raise for a directory or a member that says impossible things.
 _BROKEN_ZIP = (
@@ -100,10 +101,7 @@ def sha256_of(path: str | Path) -> str:
 
 def unsafe(name: str) -> bool:
     """Whether a member's name is absolute, climbs with `..`, or holds control characters or a drive letter."""
-    parts = name.replace("\\", "/").split("/")
-    return (
-        not name or name[0] in "/\\" or ".." in parts or name[1:2] == ":" or any(c < " " or c == "\x7f" for c in name)
-    )
+    return _UNSAFE.search(name) is not None
 
 
 def tar_members(reader: Reader, file: str) -> Iterator[Member]:
@@ -155,7 +153,8 @@ def tar_members(reader: Reader, file: str) -> Iterator[Member]:
         pending = {}
         if kind == b"5" or (kind == b"\0" and size == 0 and raw.endswith(b"/")):  # the latter is a folder before POSIX
             continue
-        name = raw.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+        name = raw.decode("utf-8", "surrogateescape")
+        name = name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
         sparse = any(key.startswith("GNU.sparse.") for key in said)
         what = "file" if kind in b"0\x007" and not sparse else "link" if kind in b"12" else "other"
         yield Member(name, start, size, what, block[BLOCK : BLOCK + size] if kind != b"S" else b"")
@@ -234,6 +233,8 @@ def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Memb
     try:
         archive = zipfile.ZipFile(reader.file)
     except _BROKEN_ZIP as error:
+        if isinstance(error, OSError) and not reader.local:
+            raise
         problem = "the file is empty" if reader.size == 0 else f"not a whole zip ({error})"
         raise BadFile(file, problem) from None
     infos: dict[str, zipfile.ZipInfo] = {}
@@ -264,6 +265,8 @@ def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Memb
             with archive.open(info) as unpacked:
                 data = unpacked.read(member.size)  # no more than was declared, however much there is
         except _BROKEN_ZIP as error:
+            if isinstance(error, OSError) and not reader.local:
+                raise  # the network's, not the member's
             raise BadRow("crc_mismatch" if "CRC" in str(error) else "unreadable_member", str(error)) from None
         if len(data) != member.size:
             raise BadRow("unreadable_member", f"{len(data)} bytes of {member.size}")

@@ -146,13 +146,25 @@ def captions(rows: int, styles: Mapping[str, Column]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), items, type=SCHEMA.field("captions").type)
 
 
-def json_objects(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Array:
-    """One JSON object per row from named columns, for `extra`: integers exact, not-a-number as null, times as ISO 8601,
-    `pa.json_()` columns verbatim, lists and structs as they are."""
-    pieces: list[Any] = []
-    for name, values in columns.items():
-        pieces += [f"{', ' if pieces else '{'}{json.dumps(name)}: ", pc.fill_null(json_values(values), "null")]
-    text = pc.binary_join_element_wise(*pieces, "}", "") if pieces else pa.array([], pa.string())
+def json_objects(columns: Mapping[str, pa.Array | pa.ChunkedArray], more: pa.Array | None = None) -> pa.Array:
+    """One JSON object per row of what is not null, for `extra`; null where everything is.
+
+    Integers are exact, not-a-number counts as null, times are ISO 8601, `pa.json_()` columns are taken verbatim, lists
+    and structs as they are.
+
+    Args:
+        columns: the members, by name.
+        more: further members, as the inside of an object.
+    """
+    values = {name: json_values(array) for name, array in columns.items()}
+    members = [pc.binary_join_element_wise(f"{json.dumps(name)}: ", value, "") for name, value in values.items()]
+    members += [] if more is None else [more]
+    if not members:
+        return pa.array([], pa.json_())
+    # The first is never null, because pyarrow 26 leaves out rows in which all are.
+    inside = pc.binary_join_element_wise("", *members, ", ", null_handling="skip")
+    inside = pc.binary_replace_slice(pc.if_else(pc.equal(inside, ""), None, inside), 0, 2, "")
+    text = pc.binary_join_element_wise("{", inside, "}", "")
     return column(text, pa.json_(), len(text))
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,9 @@ def write(
 
 
 def _key(rows: Dataset, shard: Shard, features: Features) -> str:
-    digest = xxhash.xxh3_128(repr((rows._fingerprint, shard.name, features, pa.__version__, ROW_GROUP)).encode())
+    digest = xxhash.xxh3_128(
+        repr((rows._fingerprint, shard.name, features, ROW_GROUP, pa.__version__, version("hfds"))).encode()
+    )
     for group in shard.groups:
         digest.update(f"{len(group)}:".encode() + group.tobytes())
     return digest.hexdigest()
@@ -146,7 +149,10 @@ def _known(note: Path, shard: Shard, folder: Path, finished: Path) -> Written | 
             if root != folder:
                 (folder / shard.name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / shard.name).unlink(missing_ok=True)
-                os.link(path, folder / shard.name)
+                try:
+                    os.link(path, folder / shard.name)
+                except OSError:  # a disk without hard links: written again
+                    continue
             return _written(shard, folder / shard.name, said["sha256"], np.load(note.with_suffix(".npy")))
     return None
 

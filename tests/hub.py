@@ -30,12 +30,13 @@ class Repo:
 
 @dataclass
 class Fault:
-    """Requests whose "METHOD path" holds `what` are answered with `status`, `times` times."""
+    """Requests whose "METHOD path" holds `what` are answered with `status`, `times` times, the first `after` apart."""
 
     what: str
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     times: int = 1_000_000
+    after: int = 0
 
 
 class Hub:
@@ -78,7 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
         if token := self.headers.get("authorization", "").removeprefix("Bearer "):
             hub.tokens.add(token)
         for fault in hub.faults:
-            if fault.what in request and fault.times > 0:
+            if fault.what in request and fault.after > 0:
+                fault.after -= 1
+            elif fault.what in request and fault.times > 0:
                 fault.times -= 1
                 return self._send(fault.status, fault.headers)
         match [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]:

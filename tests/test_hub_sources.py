@@ -203,6 +203,24 @@ def test_text_and_zips_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     assert streamed == ["row"] * 6
 
 
+def test_a_connection_that_ends_inside_a_zip_drops_no_row(hub: Hub, tmp_path: Path) -> None:
+    members = [(f"{at:02}.png", picture("PNG", width=900, height=900, seed=at)) for at in range(12)]
+    said = {name: {"p": "prompt", "se": 7, "c": 7.0, "st": 50, "sa": "k_lms"} for name, _ in members}
+    members.append(("part-000001.json", json.dumps(said).encode()))
+    for folder, compression in (("stored", 0), ("deflated", 8)):
+        zip_(tmp_path / f"{folder}/images/part-000001.zip", members, compression)
+    commits = [hub.commit(DIFFUSIONDB, content(tmp_path / folder), folder) for folder in ("stored", "deflated")]
+    loads = [{"source": "diffusiondb", "config": "2m_all", "revision": c, "streaming": True} for c in commits]
+    whole = read(hub.url, tmp_path / "home", *loads)
+    assert [len(outcome["rows"]) for outcome in whole] == [12, 12]
+    for commit, load in zip(commits, loads, strict=True):
+        asked = [request for request in hub.requests if request.startswith("GET") and f"resolve/{commit}" in request]
+        hub.faults = [Fault(f"GET /datasets/{DIFFUSIONDB}/resolve/{commit}", 403, after=len(asked) - 1)]
+        (outcome,) = read(hub.url, tmp_path / "home", load)
+        assert outcome.get("error") == "SourceMissing", outcome
+        assert "the Hub answers 403" in outcome["text"]
+
+
 Trouble = tuple[Hub, Path, dict[str, dict[str, Any]]]
 
 

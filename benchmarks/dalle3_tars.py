@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import PIL.Image
@@ -37,25 +38,34 @@ pd.DataFrame(data, columns=["width", "height", "caption", "filename"]).to_parque
 print(len(data), "rows")
 """
 PREPARE = """
-import sys
+import sys, time
 from builders.dalle3 import Dalle3
 if __name__ == "__main__":
+    start = time.perf_counter()
     builder = Dalle3(data_dir=sys.argv[1], cache_dir=sys.argv[2])
     builder.download_and_prepare(num_proc=2)
     rows = builder.as_dataset("train")
+    print("PREPARED", time.perf_counter() - start)
     print(len(rows), "rows,", sum(d is not None for d in rows["dropped"]), "of them dropped")
 """
 RELEASE = """
-import sys, time
+import shutil, sys, time
+from pathlib import Path
 from builders.dalle3 import Dalle3
-from hfds import Input, Release, Run, build
-from hfds import shards
+from hfds import Input, Release, Run, build, shards
 release = Release("dalle3", "bench", (Input(Dalle3, folder="."),))
-inner = shards.write
-def timed(*args):
+write, sha256_of = shards.write, shards.sha256_of
+def timed(rows, plan, features, folder, journal, finished, threads):
+    apart = Path(sys.argv[3], "apart")
+    shards.sha256_of = lambda path: ""
     start = time.perf_counter()
-    written = inner(*args)
-    print("WRITE", time.perf_counter() - start, sum(w.bytes for w in written))
+    write(rows, plan, features, apart, apart / "journal", apart, threads)
+    print("UNSUMMED", time.perf_counter() - start)
+    shutil.rmtree(apart)
+    shards.sha256_of = sha256_of
+    start = time.perf_counter()
+    written = write(rows, plan, features, folder, journal, finished, threads)
+    print("WRITTEN", time.perf_counter() - start)
     return written
 shards.write = timed
 if __name__ == "__main__":
@@ -134,28 +144,41 @@ def main() -> None:
             path.mkdir()
 
     extract = f"mkdir data; for f in {shell}; do tar xf $f -C data; done; {sys.executable} -c '{RECIPE}'"
-    cat = side.best("cat to nowhere", f"cat {shell} > /dev/null", args.times)
-    recipe = side.best("original recipe", extract, args.times, fresh["recipe"], clear)
-    recipe_bytes = side.folder_bytes(fresh["recipe"])
     script = [sys.executable, "-c", PREPARE, str(folder), str(fresh["cache"])]
-    ours = side.best("hfds: loadable dataset, hashed and measured", script, args.times, None, clear)
-    ours_bytes = side.folder_bytes(fresh["cache"])
-    side.report([cat, recipe, ours], cat)
-    print(
-        f"\nrecipe / hfds: {recipe.wall / ours.wall:.1f}x; disk {ours_bytes / 1e6:.1f} MB against"
-        f" {recipe_bytes / 1e6:.0f} MB: {ours_bytes / recipe_bytes:.2%}\n"
-        f"recipe: {recipe.output.strip()}; hfds: {ours.output.splitlines()[-1]}\n"
-    )
+    held = {}
 
-    clear()
-    copy = side.best("cp of the tars", f"cp {shell} {fresh['copy']}", args.times, None, clear)
-    out = [sys.executable, "-c", RELEASE, str(folder), str(fresh["work"]), str(fresh["out"])]
-    built = side.best("hfds build: index, hash, Parquet, sha256 of all", out, args.times, None, clear)
-    side.report([copy, built], copy)
-    seconds = float(next(line for line in built.output.splitlines() if line.startswith("WRITE")).split()[1])
+    def into(rounds: list[list[side.Side]], word: str, number: int) -> float:
+        """The median of the seconds that a side printed behind a word, as a ratio to the first side of its round."""
+        lines = [(sides[0].wall, sides[number].output.split(word)[1].split()[0]) for sides in rounds]
+        return median(float(seconds) / wall for wall, seconds in lines)
+
+    def weigh() -> None:
+        held.update({name: max(held.get(name, 0), side.folder_bytes(path)) for name, path in fresh.items()})
+        clear()
+
+    ways = [
+        ("cat to nowhere", f"cat {shell} > /dev/null", None),
+        ("original recipe", extract, fresh["recipe"]),
+        ("hfds: loadable dataset, hashed and measured", script, None),
+    ]
+    rounds = side.turns(ways, args.times, weigh)
+    side.report(rounds)
+    faster = median(recipe.wall / ours.wall for _, recipe, ours in rounds)
     print(
-        f"\nwriting the Parquet shards, their sha256 and content digests alone: {seconds:.2f} s,"
-        f" {seconds / copy.wall:.2f} of cp"
+        f"\nrecipe / hfds: {faster:.1f}x; disk {held['cache'] / 1e6:.1f} MB against {held['recipe'] / 1e6:.0f} MB:"
+        f" {held['cache'] / held['recipe']:.2%}; without the start of Python and the import of datasets hfds takes"
+        f" {into(rounds, 'PREPARED', 2):.2f} of cat\n"
+        f"recipe: {rounds[0][1].output.strip()}; hfds: {rounds[0][2].output.splitlines()[-1]}\n"
+    )
+    out = [sys.executable, "-c", RELEASE, str(folder), str(fresh["work"]), str(fresh["out"])]
+    ways = [("cp of the tars", f"cp {shell} {fresh['copy']}", None), ("hfds build", out, None)]
+    rounds = side.turns(ways, args.times, clear)
+    plain, summed = into(rounds, "UNSUMMED", 1), into(rounds, "WRITTEN", 1)
+    copy = median(sides[0].wall for sides in rounds)
+    print(
+        f"cp of the tars: {copy:.2f} s. The release's Parquet from the same rows, every picture checked against its"
+        f" hash: {plain:.2f} of cp; with the sha256 of every shard, which the lock wants: {summed:.2f} of cp."
+        f" Peak of the build: {median(sides[1].peak_mb for sides in rounds):.0f} MB"
     )
     shutil.rmtree(scratch)
 

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,31 @@ def run(name: str, command: list[str] | str, cwd: Path | None = None) -> Side:
     return Side(name, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
 
 
-def best(name: str, command: list[str] | str, times: int, cwd: Path | None = None, before: object = None) -> Side:
-    """The run with the median wall time out of `times`; `before()` is called before each."""
-    sides = []
-    for _ in range(times):
-        if callable(before):
+def turns(
+    commands: list[tuple[str, list[str] | str, Path | None]], times: int, before: Callable[[], None]
+) -> list[list[Side]]:
+    """All commands in turn, `times` rounds of them after one that does not count; `before` is called before each run.
+
+    Side by side, because the speed of a disk and of a shared machine drifts.
+    """
+    rounds = []
+    for _ in range(times + 1):
+        sides = []
+        for name, command, cwd in commands:
             before()
-        sides.append(run(name, command, cwd))
-    return sorted(sides, key=lambda side: side.wall)[len(sides) // 2]
+            sides.append(run(name, command, cwd))
+        rounds.append(sides)
+    return rounds[1:]
 
 
-def report(sides: list[Side], against: Side) -> None:
-    """A table of all sides, each with its ratio to `against`."""
-    print(f"| {'side':44} | wall s | CPU s | peak MB | wall against {against.name} |")
+def report(rounds: list[list[Side]]) -> None:
+    """A table of the medians, and of the median ratio to the first command of the same round."""
+    print(f"| side | wall s | CPU s | peak MB | wall against {rounds[0][0].name}, round by round |")
     print("|---|---|---|---|---|")
-    for side in sides:
-        ratio = side.wall / against.wall
-        print(f"| {side.name:44} | {side.wall:.2f} | {side.cpu:.2f} | {side.peak_mb:.0f} | {ratio:.2f} |")
+    for column in zip(*rounds, strict=True):
+        ratios = [one.wall / first.wall for one, (first, *_) in zip(column, rounds, strict=True)]
+        wall, cpu, peak = (median(getattr(one, name) for one in column) for name in ("wall", "cpu", "peak_mb"))
+        print(f"| {column[0].name} | {wall:.2f} | {cpu:.2f} | {peak:.0f} | {median(ratios):.2f} |")
 
 
 def folder_bytes(folder: Path) -> int:

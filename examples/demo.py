@@ -35,8 +35,8 @@ def main() -> None:
     rows = load_dataset(str(built.folder), "demo")
     print(f'\nload_dataset("{built.folder}", "demo"):\n')
     train = rows["train"]
-    pictures = train.select([i for i, hash_ in enumerate(train["image_hash"]) if hash_ is not None])
-    for row in (train[0], train[len(train) // 2], pictures[0]):
+    sources = train["source"][:]
+    for row in (train[sources.index(source)] for source in dict.fromkeys(sources)):
         print(f"  {row['id']} ({row['license']})\n    prompt: {textwrap.shorten(row['prompt'], 90)}")
         if row["image"] is not None:
             print(f"    image: {row['image'].size[0]} x {row['image'].size[1]} {row['image'].format}")

@@ -45,14 +45,14 @@ def _words(name: str) -> str:
 
 def _front_matter(locks: Mapping[str, Mapping[str, Any]]) -> str:
     configs: list[dict[str, Any]] = []
-    for number, (name, lock) in enumerate(locks.items(), start=1):
-        paths = [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in lock["splits"]]
-        configs.append(
-            {"config_name": name, "data_files": paths, **({"default": True} if number == len(locks) else {})}
-        )
     for name, lock in locks.items():
-        path = [{"split": "train", "path": lock["ledger"]["path"]}]
-        configs.append({"config_name": f"{name}-ledger", "data_files": path})
+        paths = [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in lock["splits"]]
+        # The cache of `datasets` knows a local folder by its card alone, and has old rows for one that was built again.
+        configs.append({"config_name": name, "description": f"digest {lock['digest']}", "data_files": paths})
+    configs[-1]["default"] = True
+    for name, lock in locks.items():
+        ledger = {"description": f"sha256 {lock['ledger']['sha256']}", "data_files": lock["ledger"]["path"]}
+        configs.append({"config_name": f"{name}-ledger", **ledger})
     licenses = sorted({_HUB_LICENSES.get(n, n.lower()) for lock in locks.values() for n in lock["licenses"]})
     meta: dict[str, Any] = {"configs": configs}
     if licenses:

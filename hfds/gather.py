@@ -1,6 +1,7 @@
 """The rows of a release's inputs: each piece of each source is prepared once, in parallel, and found again later."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import multiprocess
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
-from datasets.utils import disable_progress_bars, tqdm
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
 
 from hfds import record
 from hfds.builder import Builder
@@ -32,12 +33,30 @@ def gather(builders: Iterable[Builder], run: Run, whole: bool) -> tuple[Dataset,
 
 def _pieces(builder: Builder, run: Run) -> list[Dataset]:
     pieces = builder.each_piece(run.sources)
-    if run.num_proc > 1 and len(pieces) > 1:
-        with multiprocess.Pool(run.num_proc, initializer=disable_progress_bars) as pool:
-            done = pool.imap(_prepare, [piece for _, piece in pieces])
-            for _ in tqdm(done, total=len(pieces), desc=f"Reading {builder.NAME}", unit=" files"):
+    if len(pieces) > 1:
+        with ExitStack() as stack:
+            todo = (piece for _, piece in pieces)
+            if run.num_proc > 1:
+                done = stack.enter_context(multiprocess.Pool(run.num_proc, disable_progress_bars)).imap(_prepare, todo)
+            else:
+                done = map(_prepare, todo)
+            bar = tqdm(done, total=len(pieces), desc=f"Reading {builder.NAME}", unit=" files")
+            stack.enter_context(_no_further_bars())
+            for _ in bar:
                 pass
     return [_prepare(piece).as_dataset(split) for split, piece in pieces]
+
+
+@contextmanager
+def _no_further_bars() -> Iterator[None]:
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _prepare(piece: Builder) -> Builder:

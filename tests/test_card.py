@@ -17,7 +17,7 @@ def lock(release: str, **changes: Any) -> dict[str, Any]:
         "description": "",
         "digest": "d" * 64,
         "splits": {"train": {"rows": 12345, "bytes": 2_500_000, "shards": [{}, {}]}},
-        "ledger": {"path": f"ledger/{release}.parquet"},
+        "ledger": {"path": f"ledger/{release}.parquet", "sha256": "e" * 64},
         "licenses": {"CC0-1.0": 12345},
         "steps": [{"name": "Split", "parameters": {"validation": 0.05}}],
         "funnel": [

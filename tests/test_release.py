@@ -169,6 +169,17 @@ def test_releases_stand_beside_each_other(tmp_path: Path) -> None:
     assert len(load_dataset(str(tmp_path / "d/toys"), "v2", split="train", cache_dir=str(tmp_path / "hf"))) == 30
 
 
+def test_a_release_that_is_built_again_loads_anew(tmp_path: Path) -> None:
+    for prompt in ("a cat", "a dog"):
+        sources = toy.write(tmp_path / "s", a=[("1", prompt)])
+        built = build(TOYS.but("v1", steps=()), Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "d")
+        rows = load_dataset(str(built.folder), "v1", split="train", cache_dir=str(tmp_path / "hf"))
+        assert rows["prompt"][:] == [prompt]
+    toy.write(tmp_path / "s", a=[("1", "a dog"), ("1", "a dog")])
+    build(TOYS.but("v1", steps=()), Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "d")
+    assert len(load_dataset(str(built.folder), "v1-ledger", split="train", cache_dir=str(tmp_path / "hf"))) == 2
+
+
 def test_a_release_that_keeps_no_row_says_why(tmp_path: Path) -> None:
     run, out = Run.here(tmp_path / "w"), tmp_path / "d"
     with pytest.raises(HfdsError, match=r"toys/v1 keeps no row.*no input has any"):

@@ -1,6 +1,7 @@
 """Sources and releases by name: what the command line and `hfds.load` look things up in."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,11 @@ def releases_in(path: Path) -> list[Release]:
     """Every Release that a user's own Python file defines at its top level. The file is run: it is the user's code."""
     if not path.is_file():
         raise ConfigError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"hfds_user_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and the cache keys of builders look for a class's source
     try:
         spec.loader.exec_module(module)
     except Exception as error:

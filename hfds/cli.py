@@ -20,7 +20,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 Dataset = Annotated[str, typer.Argument(help="A dataset, such as image-to-prompt, or a Python file of your own.")]
 Name = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of it, such as demo.")]
 Sources = Annotated[
-    Path | None, typer.Option(help="Folder with one folder per source; what is not given comes from the Hub.")
+    Path | None, typer.Option(help="Folder with one folder per source; without it they come from the Hub.")
 ]
 Out = Annotated[Path, typer.Option(help="Where datasets are built.")]
 Workdir = Annotated[Path, typer.Option(help="Where unfinished and reusable work is kept.")]

@@ -56,7 +56,7 @@ class Input:
         """The name under which the ledger and the lock know it: "diffusiondb/2m_text"."""
         config = self.config or self.builder.default_config()
         splits = "[" + ",".join(self.splits) + "]" if self.splits else ""
-        return f"{self.builder.NAME}/{config}{splits}"
+        return f"{self.builder.NAME}/{config}{splits}" + (f"@{self.folder}" if self.folder else "")
 
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""
@@ -175,7 +175,7 @@ def build(
     Args:
         release: what to build.
         run: where; this machine and `.hfds` when None.
-        sources: the folder that holds one folder per source; sources not given by folder come from the Hub.
+        sources: the folder that holds one folder per source; without it they come from the Hub.
         out: where the dataset's folder goes.
         rows: at most this many rows of every split of every input, for a try.
 

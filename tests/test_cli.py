@@ -141,3 +141,24 @@ def test_load_gives_a_source_as_datasets_would(tmp_path: Path) -> None:
         hfds.load("dale3")
     with pytest.raises(hfds.HfdsError, match="dalle3/short has no split 'valid'"):
         hfds.load("dalle3", data_dir=tmp_path / "dalle3", split="valid")
+
+
+def test_a_users_file_with_a_source_of_its_own(call: Any, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/own-source.md").read_text()
+    source = page.split("```python\n")[1].split("```")[0]
+    release = (
+        "from __future__ import annotations\n" + source + "\nfrom hfds import Input, Release\n"
+        'V1 = Release("mine", "v1", (Input(MyPrompts), Input(MyPrompts, folder="more")), columns=("prompt",))\n'
+    )
+    (tmp_path / "mine.py").write_text(release)
+    for folder in ("my_prompts", "more"):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            (tmp_path / folder / f"{name}.txt").write_text(f"{folder} {name}\nand another\n")
+    where = ("--sources", tmp_path, "--workdir", tmp_path / "work", "--out", tmp_path / "dist", "--num-proc", "2")
+    code, out, err = call("build", tmp_path / "mine.py", "v1", *where, "--json")
+    assert code == 0, err
+    assert [(entry["input"], entry["rows"]) for entry in json.loads(out)["funnel"]] == [
+        ("my_prompts/default", 4),
+        ("my_prompts/default@more", 4),
+    ]

@@ -73,7 +73,7 @@ def plan(
     workdir: Workdir = Path(".hfds"),
     as_json: Json = False,
 ) -> None:
-    """Check a release and say what a build would read, before it starts."""
+    """Check a release and say what a build would read, before it starts (--json has every parameter of every step)."""
     from hfds.catalogue import find_release
     from hfds.release import plan as make_plan
     from hfds.run import Run
@@ -82,7 +82,7 @@ def plan(
     if as_json:
         return _print(planned, True, [])
     _print(planned["inputs"], False, ["input", "files", "bytes", "pieces", "prepared"])
-    _print(planned["steps"], False, ["step", "needs", "adds", "parameters"])
+    _print(planned["steps"], False, ["step", "needs", "adds"])
 
 
 @app.command()

@@ -36,7 +36,7 @@ AHEAD = 2
 FEW = 128
 
 # Of people (<@1>, <@!1>) and of roles (<@&1>).
-MENTION = r"<@[!&]?[0-9]+>"
+MENTION = r"<@[!&]?[0-9]+>|@[^\s@#<>]{2,32}#[0-9]{4}\b"  # the second as people see it
 # Discord's ids have 17 digits and more; a shorter number in a URL may be anything.
 SNOWFLAKE = re.compile(r"<@[!&]?([0-9]{15,})>")
 # Dreamt in `6.22s` for <@1>'s `!dream "a prompt" -H 704 -n 9 -i -S 874920223` The seeds for each individual image are:

@@ -177,17 +177,23 @@ class Builder(datasets.ArrowBasedBuilder):
 
     @classmethod
     def check_names(cls, config_name: str | None, splits: Sequence[str] | None, options: Mapping[str, Any]) -> None:
-        """Raises ConfigError for a config, split or option that this source does not have."""
+        """Raises ConfigError for every config, split or option that this source does not have."""
         names = [config.name for config in cls.BUILDER_CONFIGS]
-        name = config_name or cls.default_config()
+        name, found = config_name or cls.default_config(), []
         if name not in names:
-            raise ConfigError(f"{cls.NAME} has no config {name!r}: {nearest(name, names)}")
-        known = next(c for c in cls.BUILDER_CONFIGS if c.name == name).files
-        if unknown := [s for s in splits or () if s not in known]:
-            raise ConfigError(f"{cls.NAME}/{name} has no split {unknown[0]!r}: {nearest(unknown[0], known)}")
-        fields = [f.name for f in dataclass_fields(cls.BUILDER_CONFIG_CLASS)]
-        if strange := [o for o in options if o not in fields and not o.startswith("_")]:
-            raise ConfigError(f"{cls.NAME} has no option {strange[0]!r}: {nearest(strange[0], fields)}")
+            found.append(f"{cls.NAME} has no config {name!r}: {nearest(name, names)}")
+        else:
+            known = next(c for c in cls.BUILDER_CONFIGS if c.name == name).files
+            strange = [split for split in splits or () if split not in known]
+            found += [f"{cls.NAME}/{name} has no split {split!r}: {nearest(str(split), known)}" for split in strange]
+        own = {f.name for f in dataclass_fields(cls.BUILDER_CONFIG_CLASS)} - {
+            f.name for f in dataclass_fields(SourceConfig)
+        }
+        for option in options:
+            if option not in own and not option.startswith("_"):
+                found.append(f"{cls.NAME} has no option {option!r}: {nearest(option, sorted(own))}")
+        if found:
+            raise ConfigError(*found)
 
     def _hash(self) -> str:
         """The cache key: the code that reads, the files with their sizes and times, and what was asked of them."""

@@ -13,8 +13,8 @@ import yaml
 from hfds.lock import read_locks
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
-# Licence names of the Hub's front matter, where they are not the SPDX identifier in lower case.
-_HUB_LICENSES = {"unknown": "unknown"}
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")  # the shape of the Hub's identifiers: SPDX in lower case
+_LINKS = {"://": ":&#47;&#47;", "www.": "www&#46;", "@": "&#64;"}  # what becomes a link without any markup
 
 
 def write_card(home: Path) -> None:
@@ -53,7 +53,8 @@ def _front_matter(locks: Mapping[str, Mapping[str, Any]]) -> str:
     for name, lock in locks.items():
         ledger = {"description": f"sha256 {lock['ledger']['sha256']}", "data_files": lock["ledger"]["path"]}
         configs.append({"config_name": f"{name}-ledger", **ledger})
-    licenses = sorted({_HUB_LICENSES.get(n, n.lower()) for lock in locks.values() for n in lock["licenses"]})
+    named = {name.lower() for lock in locks.values() for name in lock["licenses"]}
+    licenses = sorted({name if _LICENSE.fullmatch(name) else "other" for name in named})
     meta: dict[str, Any] = {"configs": configs}
     if licenses:
         meta["license"] = licenses if len(licenses) > 1 else licenses[0]
@@ -71,6 +72,11 @@ def _release(lock: Mapping[str, Any]) -> str:
     parts = [
         f"## {escape(lock['release'])}",
         escape(lock["description"]),
+        *{
+            f"**A try**: at most {s['limit']:,} rows of every split were read."
+            for s in lock["sources"]
+            if s.get("limit")
+        },
         _table(["split", "rows", "size", "shards"], splits),
         "What happened to every row:",
         _table(["input", "rows", "dropped", "kept"], funnel_rows(lock["funnel"])),
@@ -98,7 +104,7 @@ def funnel_rows(funnel: list[dict[str, Any]]) -> list[list[str]]:
 
 def _source(source: Mapping[str, Any]) -> list[str]:
     revision = source["revision"] or "local files"
-    return [source["homepage"] or source["input"], revision, source["license"], f"{len(source['files']):,}"]
+    return [source["input"], revision, source["license"], f"{len(source['files']):,}"]
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -108,7 +114,10 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def escape(text: str) -> str:
     """Text without any markup of its own: one line, every character that Markdown or HTML would act on escaped."""
-    return _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    safe = _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    for link, spelled in _LINKS.items():
+        safe = safe.replace(link, spelled)
+    return safe
 
 
 def _size(number: float) -> str:

@@ -27,7 +27,10 @@ def find_release(dataset: str, name: str) -> Release:
         ConfigError: with the nearest names, or with what is wrong with the file.
     """
     if dataset.endswith(".py"):
-        known = {release.name: release for release in releases_in(Path(dataset))}
+        there = releases_in(Path(dataset))
+        known = {release.name: release for release in there}
+        if sum(release.name == name for release in there) > 1:
+            raise ConfigError(f"{dataset} defines more than one release {name!r}: give each a name of its own")
         where = dataset
     else:
         names = sorted({release.dataset for release in RELEASES})
@@ -40,9 +43,16 @@ def find_release(dataset: str, name: str) -> Release:
     return known[name]
 
 
-def dataset_folder(dataset: str, name: str) -> str:
-    """The folder of a dataset below `dist`: its name, also where a Python file was given."""
-    return find_release(dataset, name).dataset if dataset.endswith(".py") else dataset
+def find_ledger(dataset: str, name: str, out: Path) -> Path:
+    """The ledger of a release that was built below `out`; raises ConfigError with the nearest that was."""
+    dataset = find_release(dataset, name).dataset if dataset.endswith(".py") else dataset
+    built = sorted(path.parent.parent.name for path in out.glob("*/ledger/*.parquet"))
+    if dataset not in built:
+        raise ConfigError(f"no dataset {dataset!r} was built in {out}: {nearest(dataset, dict.fromkeys(built))}")
+    releases = sorted(path.stem for path in (out / dataset / "ledger").glob("*.parquet"))
+    if name not in releases:
+        raise ConfigError(f"no release {name!r} of {dataset} was built in {out}: {nearest(name, releases)}")
+    return out / dataset / "ledger" / f"{name}.parquet"
 
 
 def releases_in(path: Path) -> list[Release]:
@@ -53,6 +63,8 @@ def releases_in(path: Path) -> list[Release]:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    if (beside := str(path.parent.resolve())) not in sys.path:
+        sys.path.insert(0, beside)  # as Python does for a script
     sys.modules[spec.name] = module  # where dataclasses and the cache keys of builders look for a class's source
     try:
         spec.loader.exec_module(module)
@@ -75,13 +87,16 @@ def load(
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> Any:
-    """A source's rows in the common schema, as `datasets.load_dataset` would give them.
+    """A source's rows in the common schema, as `datasets.load_dataset` would give them, dropped rows included.
+
+    Ids are unique where the source's keys are; a row that the source has twice has its id twice, and `build` tells the
+    second apart.
 
     Args:
         source: a builder's name, such as "diffusiondb".
         config: one of its configs; its default when None.
         data_dir: the folder that holds the source as published; from the Hub when None.
-        split: one split alone, as a Dataset; a DatasetDict of all when None.
+        split: the name of one split, as a Dataset; a DatasetDict of all when None.
         streaming: an IterableDataset, with nothing written.
         num_proc: processes that prepare it.
         cache_dir: where the prepared rows go; the cache of `datasets` when None.
@@ -91,6 +106,10 @@ def load(
         ConfigError: unknown source, config, split or option.
         SourceError: the source is missing or one of its files cannot be read.
     """
+    if not (split is None or isinstance(split, str)):
+        raise ConfigError(f"split must be the name of one split, got {split!r}")
+    if options.get("limit") is not None and not (isinstance(options["limit"], int) and options["limit"] > 0):
+        raise ConfigError(f"limit must be a number of rows from 1, got {options['limit']!r}")
     splits = None if split is None else (split,)
     builder = find_builder(source)(config, data_dir=data_dir, cache_dir=cache_dir, splits=splits, **options)
     if streaming:

@@ -5,8 +5,9 @@ Exit codes: 0 ok, 1 drift or leak, 2 wrong configuration, 3 source unavailable.
 
 import json
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -119,10 +120,10 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Say what happened to a row of a built release, and to the row it was a duplicate of."""
-    from hfds.catalogue import dataset_folder
+    from hfds.catalogue import find_ledger
     from hfds.ledger import explain as look_up
 
-    chain = look_up(out / dataset_folder(dataset, release) / "ledger" / f"{release}.parquet", row)
+    chain = look_up(find_ledger(dataset, release, out), row)
     _print(chain, as_json, [name for name in chain[0] if any(entry[name] is not None for entry in chain)])
 
 
@@ -130,7 +131,9 @@ def _print(value: Any, as_json: bool, columns: list[str]) -> None:
     if as_json:
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
         return
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
     for entry in value:
         table.add_row(*(escape(_cell(entry[name])) for name in columns))
     Console().print(table)
@@ -148,13 +151,25 @@ def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors of ours are one sentence on stderr (or JSON on stdout), and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(given)
+        app(given, standalone_mode="--json" not in given)
+        sys.exit(0)
     except HfdsError as error:
-        if "--json" in given:
-            typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}, ensure_ascii=False))
-        else:
-            typer.secho(f"hfds: {error}", err=True, fg="red")
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code, given)
+    except typer.Abort:
+        _fail("stopped; run again to go on", 130, given)
+    except typer.TyperException as error:  # what was typed, where `app` does not print it itself
+        _fail(getattr(error, "format_message", error.__str__)(), getattr(error, "exit_code", 2), given)
+    except Exception as error:  # noqa: BLE001  a mistake of ours: never one of the codes that mean something
+        traceback.print_exc()
+        _fail(f"{type(error).__name__}: {error}; this is a bug of hfds", 70, given)
+
+
+def _fail(message: str, code: int, given: list[str]) -> NoReturn:
+    if "--json" in given:
+        typer.echo(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
+    else:
+        typer.secho(f"hfds: {message}", err=True, fg="red")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

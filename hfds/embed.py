@@ -67,7 +67,8 @@ def embedded(
             _read(view, part["file"], part["offset"], readers, ids[row])
         if xxhash.xxh3_128_hexdigest(view.data) != hashes[row]:
             where = "its source" if data[row].is_valid else path[row].as_py()
-            raise SourceChanged(f"the picture of {ids[row]} in {where} is not what was indexed; build again")
+            advice = "fetch the file again or, if it is as it should be, touch it, and build again"
+            raise SourceChanged(f"the picture of {ids[row]} in {where} is not what was indexed: {advice}")
         names[row] = _name(ids[row], bytes(view[:2]))
     bits = pa.py_buffer(np.packbits(valid, bitorder="little"))
     buffers = [bits, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(buffer)]

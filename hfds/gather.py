@@ -1,5 +1,6 @@
 """The rows of a release's inputs: each piece of each source is prepared once, in parallel, and found again later."""
 
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def _pieces(builder: Builder, run: Run) -> list[Dataset]:
             stack.enter_context(_no_further_bars())
             for _ in bar:
                 pass
-    return [_prepare(piece).as_dataset(split) for split, piece in pieces]
+    return [_opened(piece, split) for split, piece in pieces]
 
 
 @contextmanager
@@ -57,6 +58,16 @@ def _no_further_bars() -> Iterator[None]:
         yield
     finally:
         enable_progress_bars()
+
+
+def _opened(piece: Builder, split: str) -> Dataset:
+    """The rows of a prepared piece; prepared once more where its cache was deleted in part, or cut."""
+    _prepare(piece)
+    try:
+        return piece.as_dataset(split)
+    except (OSError, pa.ArrowInvalid):
+        shutil.rmtree(piece.cache_dir, ignore_errors=True)
+        return _prepare(piece).as_dataset(split)
 
 
 def _prepare(piece: Builder) -> Builder:

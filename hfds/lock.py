@@ -61,7 +61,10 @@ def file_sums(files: Mapping[str, tuple[str, str]], notes: Path, threads: int) -
         files: name to (path or URL, stamp); see `hfds.upstream.File`.
         notes: a JSON file {stamp: sha256} that is kept up to date while the work goes on.
     """
-    known: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
+    try:
+        known: dict[str, str] = json.loads(notes.read_text())
+    except (ValueError, OSError):
+        known = {}
     todo = {stamp: path for path, stamp in files.values() if stamp not in known}
     try:
         with ThreadPoolExecutor(max(1, threads)) as pool:

@@ -6,8 +6,9 @@ added or replaced, or with rows marked in `dropped`; pictures are never copied. 
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -65,6 +66,10 @@ class Step:
         """What is wrong with its parameters, one sentence each."""
         return []
 
+    def misfits(self, features: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the columns that it would get, by name and feature, one sentence each."""
+        return []
+
     def _prepare(self, rows: Dataset) -> Made:
         """What makes the columns in `adds` of a batch: an Arrow table of `needs`, `reads` and `dropped` with all rows,
         dropped ones too, and the positions of its rows in the dataset."""
@@ -98,6 +103,10 @@ class Step:
         if run is not None:
             run.steps.mkdir(parents=True, exist_ok=True)
         made = self._prepare(rows)
+        file = run.steps / f"{self.name}-{fingerprint}.arrow" if run else None
+        for part in run.steps.glob(f"{self.name}-{fingerprint}*.arrow") if run else ():  # one, or one for each process
+            if not _readable(part):
+                part.unlink()
         shared = run is not None and self.by_batch and run.num_proc > 1 and len(rows) > BATCH and _on_disk(rows)
         return (
             rows.with_format("arrow")
@@ -108,7 +117,7 @@ class Step:
                 batch_size=BATCH,
                 features=self.adds,
                 remove_columns=rows.column_names,
-                cache_file_name=str(run.steps / f"{self.name}-{fingerprint}.arrow") if run else None,
+                cache_file_name=str(file) if file else None,
                 keep_in_memory=run is None,
                 num_proc=run.num_proc if run and shared else None,
                 new_fingerprint=fingerprint,
@@ -168,6 +177,17 @@ class WholeDataset(Step):
     def _prepare(self, rows: Dataset) -> Made:
         decided = functools.cache(lambda: self.decide(rows))  # a result that is cached never asks
         return lambda table, positions: decided()(table, positions)
+
+
+def _readable(file: Path) -> bool:
+    """Whether an Arrow stream is whole: a work folder may be deleted in part, or its disk may have been full."""
+    try:
+        with pa.memory_map(str(file)) as source:
+            for _ in pa.ipc.open_stream(source):
+                pass
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
 
 
 def _on_disk(rows: Dataset) -> bool:

@@ -5,6 +5,7 @@ same inputs, and never half of one.
 """
 
 import errno
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Features, Value
+from filelock import FileLock, Timeout
 
 from hfds.builder import Builder, code_version
 from hfds.dist import write_release
-from hfds.errors import ConfigError, OutOfSpace, SourceError, SourceMissing, causes, nearest
+from hfds.errors import ConfigError, HfdsError, OutOfSpace, SourceMissing, causes, nearest
 from hfds.gather import Into, gather
 from hfds.lock import file_sums
 from hfds.processor import Step
@@ -65,8 +67,10 @@ class Input:
             self.builder.check_names(self.config, self.splits, self.options)
         except ConfigError as error:
             found += error.problems
-        if self.into is not None and not _SPLIT.fullmatch(self.into):
-            found.append(f"{self.label}: {self.into!r} is no name for a split: letters, digits, _ and dots")
+        if self.into is not None and (not _SPLIT.fullmatch(self.into) or self.into == "all"):
+            found.append(
+                f"{self.label}: {self.into!r} is no name for a split: letters, digits, _ and dots, but not 'all'"
+            )
         return found
 
     def open(self, sources: Path | None, run: Run, rows: int | None) -> Builder:
@@ -115,22 +119,28 @@ class Release:
 
     def check(self) -> None:
         """Raises ConfigError with every problem of this release at once."""
+        if wrong := self._wrong_types():
+            raise ConfigError(*wrong)
         found = [problem for input_ in self.inputs for problem in input_.problems()]
         for what, name in (("dataset", self.dataset), ("release", self.name)):
             if not _NAME.fullmatch(name):
                 found.append(f"{what} name {name!r}: wanted letters, digits, '.', '_' and '-', 96 at most")
+        if self.name.endswith("-ledger"):
+            found.append(f"release name {self.name!r}: names that end in '-ledger' are those of ledgers")
         if not self.inputs:
             found.append(f"release {self.name!r} has no inputs")
         labels = [input_.label for input_ in self.inputs]
         found += [f"input {label} is there twice" for label in sorted(set(labels)) if labels.count(label) > 1]
-        there = {**FEATURES, "split": None}
+        there: dict[str, Any] = {**FEATURES, "split": Value("string")}
         for step in self.steps:
-            found += step.problems()
-            for name in step.needs:
+            if problems := step.problems():
+                found += problems
+                continue
+            for name in (*step.needs, *step.reads):
                 if name not in there:
-                    found.append(
-                        f"{step.name} needs the column {name!r} that no step before it adds: {nearest(name, there)}"
-                    )
+                    near = nearest(name, there)
+                    found.append(f"{step.name} needs the column {name!r} that no step before it adds: {near}")
+            found += step.misfits(there)
             there.update(step.adds)
         found += [
             f"column {name!r} of the release does not exist: {nearest(name, there)}"
@@ -141,6 +151,25 @@ class Release:
             found.append(f"column {name!r} cannot be in a release: dropped rows and splits are in its ledger")
         if found:
             raise ConfigError(*(f"{self.dataset}/{self.name}: {problem}" for problem in found))
+
+    def _wrong_types(self) -> list[str]:
+        """What is not of the type that everything else builds on."""
+        found = []
+        for what, values, type_ in (("inputs", self.inputs, Input), ("steps", self.steps, Step)):
+            if not isinstance(values, tuple):
+                found.append(f"{what} must be a tuple, got {values!r}: a tuple of one is written (x,)")
+            else:
+                wrong = [value for value in values if not isinstance(value, type_)]
+                found += [f"{what} must hold {type_.__name__}s, got {value!r}" for value in wrong]
+        if not isinstance(self.columns, tuple) or not all(isinstance(name, str) for name in self.columns):
+            found.append(f"columns must be a tuple of names, got {self.columns!r}")
+        if not isinstance(self.dataset, str) or not isinstance(self.name, str):
+            found.append(f"dataset and name must be texts, got {self.dataset!r} and {self.name!r}")
+        for input_ in self.inputs if isinstance(self.inputs, tuple) else ():
+            builder = getattr(input_, "builder", None)
+            if isinstance(input_, Input) and not (isinstance(builder, type) and issubclass(builder, Builder)):
+                found.append(f"the builder of an Input must be a class such as builders.dalle3.Dalle3, got {builder!r}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -187,7 +216,8 @@ def build(
     """
     release.check()
     run = run or Run.here()
-    with _disk_errors():
+    home = Path(out) / release.dataset
+    with _disk_errors(), _alone(home / f".building-{release.name}.lock"):
         builders = open_inputs(release, run, Path(sources) if sources else None, rows)
         table, lengths = gather(builders, run, whole=rows is None)
         counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
@@ -204,7 +234,6 @@ def build(
             ],
             "steps": [{"name": s.name, "version": s.version, "parameters": s.parameters()} for s in release.steps],
         }
-        home = Path(out) / release.dataset
         return Built(home, release, write_release(table, release.features(), counts, made_of, run, home))
 
 
@@ -213,10 +242,11 @@ def plan(release: Release, run: Run | None = None, *, sources: str | Path | None
     has prepared; per step what it needs and adds. Raises as `build`, before anything is read."""
     release.check()
     run = run or Run.here()
-    builders = open_inputs(release, run, Path(sources) if sources else None, None)
     inputs = []
-    for input_, builder in zip(release.inputs, builders, strict=True):
-        files, pieces = builder.files(), builder.each_piece(run.sources)
+    with _disk_errors():
+        builders = open_inputs(release, run, Path(sources) if sources else None, None)
+        found = [(builder.files(), builder.each_piece(run.sources)) for builder in builders]
+    for input_, builder, (files, pieces) in zip(release.inputs, builders, found, strict=True):
         inputs.append(
             {
                 "input": input_.label,
@@ -269,16 +299,32 @@ def _made_of(input_: Input, builder: Builder, rows: int, run: Run, limit: int | 
 
 
 @contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """No second build of the same release into the same folder meanwhile."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            yield
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        raise ConfigError(f"another build writes {lock.parent} now: wait for it, or choose another --out") from None
+
+
+@contextmanager
 def _disk_errors() -> Iterator[None]:
-    """A full disk as one sentence; datasets and pyarrow wrap it in errors of their own."""
+    """What a disk refuses, as one sentence; datasets and pyarrow wrap it in errors of their own."""
     try:
         yield
-    except SourceError:
+    except HfdsError:
         raise
     except Exception as error:
         for cause in causes(error):
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                where = f" at {cause.filename}" if cause.filename else ""
+            code = cause.errno if isinstance(cause, OSError) else None
+            where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
+            if code in (errno.ENOSPC, errno.EDQUOT):
                 advice = "free some space or choose another --workdir or --out, and run again to go on"
                 raise OutOfSpace(f"the disk is full{where}: {advice}") from error
+            if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+                advice = "choose another --workdir or --out"
+                raise ConfigError(f"cannot write{where} ({os.strerror(code)}): {advice}") from error
         raise

@@ -142,7 +142,10 @@ def _known(note: Path, shard: Shard, folder: Path, finished: Path) -> Written | 
     """A shard that an earlier run wrote, if the file is still the one it wrote."""
     if not (note.exists() and note.with_suffix(".npy").exists()):
         return None
-    said = json.loads(note.read_text())
+    try:
+        said, digests = json.loads(note.read_text()), np.load(note.with_suffix(".npy"))
+    except (ValueError, OSError):
+        return None
     for root in (folder, finished):
         path = root / shard.name
         if path.exists() and [path.stat().st_size, path.stat().st_mtime_ns] == said["stamp"]:
@@ -153,7 +156,7 @@ def _known(note: Path, shard: Shard, folder: Path, finished: Path) -> Written | 
                     os.link(path, folder / shard.name)
                 except OSError:  # a disk without hard links: written again
                     continue
-            return _written(shard, folder / shard.name, said["sha256"], np.load(note.with_suffix(".npy")))
+            return _written(shard, folder / shard.name, said["sha256"], digests)
     return None
 
 

@@ -3,16 +3,18 @@
 Exact comparison. DiffusionDB and OpenPrompts are one stream: normalised, 99.6 % of one is found in the other.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Value
 
 from hfds import record
 from hfds.processor import BATCH, Made, WholeDataset, kept, marked
+from processors.parameters import wrong_parameters
 
 NONE = np.iinfo(np.int64).max
 
@@ -75,6 +77,14 @@ class MarkDuplicates(WholeDataset):
         """Marks in `dropped`."""
         return Features({"dropped": record.FEATURES["dropped"]})
 
+    def problems(self) -> list[str]:
+        """One column."""
+        return wrong_parameters(self, {"of": "column"})
+
+    def misfits(self, features: Mapping[str, Any]) -> list[str]:
+        """Texts are compared."""
+        return not_text(self.name, self.of, features)
+
     def decide(self, rows: Dataset) -> Made:
         """One pass for the hashes, one for the partners' ids."""
         first, _ = first_of(rows, self.of)
@@ -95,6 +105,13 @@ class MarkDuplicates(WholeDataset):
             return marked(table, record.struct(record.DROPPED, len(table), fields, pa.array(doubled)))
 
         return mark
+
+
+def not_text(step: str, column: str, features: Mapping[str, Any]) -> list[str]:
+    """What is wrong with comparing a column, when it is there and holds something else than texts."""
+    if column not in features or features[column] == Value("string"):
+        return []
+    return [f"{step}: column {column!r} is {features[column]}, wanted texts"]
 
 
 def take(rows: Dataset, column: str, positions: np.ndarray) -> pa.Array:

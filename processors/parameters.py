@@ -23,6 +23,13 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "count": ("None or a whole number from 0", lambda v: v is None or (type(v) is int and v >= 0)),
     "share": ("None or a number from 0 to 1", lambda v: v is None or (type(v) in (int, float) and 0 <= v <= 1)),
     "length": ("None or a number from 0", lambda v: v is None or (type(v) in (int, float) and 0 <= v < float("inf"))),
+    "column": ("the name of a column", lambda v: isinstance(v, str) and bool(v)),
+    "columns": (
+        "a tuple of names of columns",
+        lambda v: isinstance(v, tuple) and all(isinstance(name, str) and name for name in v),
+    ),
+    "seed": ("a whole number", lambda v: type(v) is int),
+    "fraction": ("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1),
     "language": ("None or a code such as 'en'", lambda v: v is None or (isinstance(v, str) and len(v.strip()) > 1)),
 }
 

@@ -3,7 +3,9 @@
 The winners of the image-to-prompt competition split by groups; a split by shuffled rows leaks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,23 +13,24 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from hfds.processor import BATCH, Made, WholeDataset
-from processors.dedup import NONE, first_of
+from processors.dedup import NONE, first_of, not_text
+from processors.parameters import wrong_parameters
 
 TRAIN, VALIDATION = "train", "validation"
 
 
 @dataclass(frozen=True)
 class Split(WholeDataset):
-    """Adds `split`: "train" or "validation", null for dropped rows.
+    """Adds `split`: "train", "validation" or one that an input was read `into`; null for dropped rows.
 
     Rows that share the value of any column in `of` are one cluster, also through others (a prompt shared with one row,
     a picture with another). A cluster is decided as a whole, by the smallest hash among its rows' values, so the
     decision does not depend on the order or number of rows. An input read `into` a split decides for the clusters of
-    its rows; when two inputs disagree, validation wins.
+    its rows; when two inputs disagree, "train" loses, and of other splits the last by name wins.
 
     Args:
         validation: the share of clusters that go into validation, 0..1.
-        of: the columns that make clusters; those that the rows lack are ignored.
+        of: the columns of text that make clusters; those that the rows lack are ignored.
         seed: another seed gives another split.
     """
 
@@ -51,9 +54,12 @@ class Split(WholeDataset):
         return Features({"split": Value("string")})
 
     def problems(self) -> list[str]:
-        """A share must be a share."""
-        ok = 0 <= self.validation <= 1
-        return [] if ok else [f"Split(validation={self.validation}): wanted a share between 0 and 1"]
+        """A share must be a share, and so on."""
+        return wrong_parameters(self, {"validation": "fraction", "of": "columns", "seed": "seed"})
+
+    def misfits(self, features: Mapping[str, Any]) -> list[str]:
+        """Clusters are made by texts."""
+        return [problem for name in self.of for problem in not_text(self.name, name, features)]
 
     def decide(self, rows: Dataset) -> Made:
         """Clusters first, then one decision for each."""
@@ -68,18 +74,19 @@ class Split(WholeDataset):
         key = np.full(len(rows), np.iinfo(np.uint64).max)
         np.minimum.at(key, label[alive], own[alive])
         share = _uniform(key[label], self.seed)
-        validation = share < self.validation
-        if "split" in rows.column_names:
-            for name, value in ((TRAIN, False), (VALIDATION, True)):  # the later one wins
-                forced = np.zeros(len(rows), bool)
-                forced[label[alive & _given(rows, name)]] = True
-                validation = np.where(forced[label], value, validation)
+        names, given = given_splits(rows, alive)
+        order = [TRAIN, *sorted({*names, VALIDATION} - {TRAIN})]
+        place = np.where(share < self.validation, order.index(VALIDATION), 0)
+        for number, name in enumerate(order):  # the later ones win
+            forced = np.zeros(len(rows), bool)
+            forced[label[given == names.index(name)] if name in names else []] = True
+            place = np.where(forced[label], number, place)
+        known = pa.array(order)
 
-        def names(table: pa.Table, positions: np.ndarray) -> pa.Table:
-            split = pc.if_else(pa.array(validation[positions], mask=~alive[positions]), VALIDATION, TRAIN)
-            return pa.table({"split": split})
+        def made(table: pa.Table, positions: np.ndarray) -> pa.Table:
+            return pa.table({"split": known.take(pa.array(place[positions], mask=~alive[positions]))})
 
-        return names
+        return made
 
 
 def clusters(groups: list[np.ndarray], rows: int) -> np.ndarray:
@@ -110,7 +117,17 @@ def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
     return (mixed >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-def _given(rows: Dataset, split: str) -> np.ndarray:
-    """Where an input was read into `split`."""
-    batches = rows.select_columns(["split"]).with_format("arrow").iter(BATCH)
-    return np.concatenate([np.asarray(pc.fill_null(pc.equal(t["split"], split), False)) for t in batches])
+def given_splits(rows: Dataset, alive: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The splits that kept rows were read into, and for every row which of them, -1 for none: shape (rows,)."""
+    names: list[str] = []
+    given = np.full(len(rows), -1, np.int16)
+    if "split" not in rows.column_names:
+        return names, given
+    at = 0
+    for table in rows.select_columns(["split"]).with_format("arrow").iter(BATCH):
+        split = table["split"].combine_chunks().cast(pa.string())
+        names += [name for name in split.unique().drop_null().to_pylist() if name not in names]
+        which = pc.fill_null(pc.index_in(split, pa.array(names, pa.string())), -1)
+        given[at : at + len(table)] = np.asarray(which)
+        at += len(table)
+    return names, np.where(alive, given, -1)

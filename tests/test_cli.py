@@ -85,7 +85,11 @@ def test_plan_build_explain_of_a_users_own_file(call: Any, mine: Path, tmp_path:
             3,
             "diffusiondb: no folder /nowhere/diffusiondb",
         ),
-        (("explain", "image-to-prompt", "demo", "x/y", "--out", "/nowhere"), 2, "build the release first"),
+        (
+            ("explain", "image-to-prompt", "demo", "x/y", "--out", "/nowhere"),
+            2,
+            "no dataset 'image-to-prompt' was built",
+        ),
         (("build", "image-to-prompt", "demo", "--rows", "0"), 2, "--rows"),
         (("bild",), 2, "bild"),
     ],
@@ -98,6 +102,9 @@ def test_errors_are_one_sentence_and_an_exit_code(call: Any, arguments: Any, cod
 
 
 def test_errors_as_json(call: Any) -> None:
+    code, out, err = call("build", "--json")
+    assert (code, json.loads(out)["exit_code"], err) == (2, 2, "")
+    assert "Missing argument" in json.loads(out)["error"]
     code, out, _ = call("build", "image-to-prompt", "dmeo", "--json")
     assert (code, json.loads(out)["exit_code"]) == (2, 2)
     assert "did you mean 'demo'?" in json.loads(out)["error"]
@@ -162,3 +169,33 @@ def test_a_users_file_with_a_source_of_its_own(call: Any, tmp_path: Path) -> Non
         ("my_prompts/default", 4),
         ("my_prompts/default@more", 4),
     ]
+
+
+def test_two_releases_of_one_name_in_a_file(call: Any, mine: Path) -> None:
+    mine.write_text(mine.read_text() + 'V3 = V1.but("v1", dataset="others")\n')
+    code, _, err = call("plan", mine, "v1")
+    assert code == 2
+    assert "defines more than one release 'v1'" in err
+
+
+def test_a_file_beside_a_release_file_can_be_imported(call: Any, mine: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside_it.py").write_text("NAME = 'v9'\n")
+    mine.write_text(mine.read_text() + "from beside_it import NAME\nV9 = V1.but(NAME)\n")
+    assert call("plan", mine, "v9", "--sources", tmp_path / "sources", "--workdir", tmp_path / "work")[0] == 0
+
+
+def test_a_folder_that_cannot_be_written(call: Any, mine: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for option in ("--out", "--workdir"):
+        given = ("--sources", tmp_path / "sources", "--workdir", tmp_path / "work", "--out", tmp_path / "dist")
+        code, _, err = call("build", mine, "v1", *given, option, tmp_path / "file")
+        assert code == 2, option
+        assert "cannot write" in err
+        assert "choose another --workdir or --out" in " ".join(err.split())
+
+
+def test_explain_names_what_was_built(call: Any, mine: Path, tmp_path: Path) -> None:
+    where = ("--sources", tmp_path / "sources", "--workdir", tmp_path / "work", "--out", tmp_path / "dist")
+    assert call("build", mine, "v1", *where)[0] == 0
+    assert "did you mean 'toys'" in call("explain", "toy", "v1", "toy/1", "--out", tmp_path / "dist")[2]
+    assert "did you mean 'v1'" in " ".join(call("explain", "toys", "v", "toy/1", "--out", tmp_path / "dist")[2].split())

@@ -130,5 +130,5 @@ def test_the_only_column_is_replaced() -> None:
 
 
 def test_impossible_parameters_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"Split\(validation=2\): wanted a share between 0 and 1"):
+    with pytest.raises(ConfigError, match="Split: validation must be a number from 0 to 1, got 2"):
         Split(2)(rows("a"))

@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from filelock import FileLock
 from fixtures import dalle3, toy
 from fixtures.make import picture, tar
 
@@ -242,12 +244,68 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         "release name '../v1'",
         "MarkDuplicates needs the column 'promt'",
         "did you mean 'prompt'?",
-        "Split(validation=2.0): wanted a share between 0 and 1",
+        "Split: validation must be a number from 0 to 1, got 2.0",
         "column 'promtp' of the release does not exist",
         "column 'dropped' cannot be in a release",
     ):
         assert part in problems
     assert not any(tmp_path.iterdir()), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"inputs": (Dalle3,)}, "inputs must hold Inputs, got <class"),
+        ({"inputs": Input(Dalle3)}, "inputs must be a tuple"),
+        ({"inputs": (Input("dalle3"),)}, "the builder of an Input must be a class"),  # type: ignore[arg-type]
+        ({"inputs": (Input(Dalle3, into="all"),)}, "'all' is no name for a split"),
+        ({"inputs": (Input(Dalle3, "shrot", options={"seed": 1}),)}, "no config 'shrot'.*no option 'seed'"),
+        ({"inputs": (Input(Dalle3, options={"files": {}}),)}, "no option 'files'"),
+        ({"steps": (Split("x"),)}, "Split: validation must be a number from 0 to 1, got 'x'"),  # type: ignore[arg-type]
+        ({"steps": (Split(of="prompt"),)}, "Split: of must be a tuple of names"),  # type: ignore[arg-type]
+        ({"steps": (Split(of=("prmpt",)),)}, "Split needs the column 'prmpt'.*did you mean 'prompt'"),
+        ({"steps": (Split(of=("captions",)),)}, "Split: column 'captions' is .*, wanted texts"),
+        ({"steps": (MarkDuplicates(3),)}, "MarkDuplicates: of must be the name of a column"),  # type: ignore[arg-type]
+        ({"steps": (MarkDuplicates("captions"),)}, "MarkDuplicates: column 'captions' is .*, wanted texts"),
+        ({"name": "v1-ledger"}, "names that end in '-ledger'"),
+        ({"columns": "prompt"}, "columns must be a tuple"),
+    ],
+)
+def test_a_release_that_is_written_wrong(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        build(replace(V1, **changes), Run.here(tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_input_may_have_a_split_of_its_own(tmp_path: Path) -> None:
+    sources = toy.write(tmp_path / "s", a=toy.many(60), b=[("v1", "a tested prompt"), ("v2", "A PROMPT, number 5")])
+    inputs = (Input(toy.Toy, "halves", splits=("first",)), Input(toy.Toy, "halves", splits=("second",), into="test"))
+    release = Release("toys", "v1", inputs, (Split(0.3),), columns=("prompt",))
+    built = build(release, Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "d")
+    rows = load_dataset(str(built.folder), "v1", cache_dir=str(tmp_path / "hf"))
+    assert set(rows["test"]["id"]) == {"toy/v1", "toy/v2", "toy/000015", "toy/000016", "toy/000017"}
+    assert set(rows) == {"train", "validation", "test"}
+
+
+def test_a_work_folder_may_lose_any_file(tmp_path: Path, sources: Path) -> None:
+    run = Run.here(tmp_path / "w")
+    digest = build(V1, run, sources=sources, out=tmp_path / "d").digest
+    for pattern in ("sources/**/*.arrow", "steps/*.arrow", "journal/**/*.json", "journal/**/*.npy"):
+        for harm in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9])):
+            harmed = sorted((tmp_path / "w").glob(pattern))
+            assert harmed, pattern
+            for path in harmed:
+                harm(path)
+            assert build(V1, run, sources=sources, out=tmp_path / "d").digest == digest, pattern
+
+
+def test_two_builds_at_once(tmp_path: Path, sources: Path) -> None:
+    home = tmp_path / "d/pictures"
+    home.mkdir(parents=True)
+    with FileLock(home / ".building-v1.lock"), pytest.raises(ConfigError, match="another build writes"):
+        build(V1, Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "d")
+    build(V1, Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "d")
+    assert not (home / ".building-v1.lock").exists()
 
 
 def test_all_missing_sources_at_once(tmp_path: Path) -> None:

@@ -4,21 +4,19 @@
 same inputs, and never half of one.
 """
 
-import errno
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Features, Value
-from filelock import FileLock, Timeout
 
 from hfds.builder import Builder, code_version
+from hfds.disk import alone, disk_errors
 from hfds.dist import write_release
-from hfds.errors import ConfigError, HfdsError, OutOfSpace, SourceMissing, causes, nearest
+from hfds.errors import ConfigError, SourceMissing, nearest
 from hfds.gather import Into, gather
 from hfds.lock import file_sums
 from hfds.processor import Step
@@ -217,7 +215,7 @@ def build(
     release.check()
     run = run or Run.here()
     home = Path(out) / release.dataset
-    with _disk_errors(), _alone(home / f".building-{release.name}.lock"):
+    with disk_errors(), alone(home / f".building-{release.name}.lock"):
         builders = open_inputs(release, run, Path(sources) if sources else None, rows)
         table, lengths = gather(builders, run, whole=rows is None)
         counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
@@ -243,7 +241,7 @@ def plan(release: Release, run: Run | None = None, *, sources: str | Path | None
     release.check()
     run = run or Run.here()
     inputs = []
-    with _disk_errors():
+    with disk_errors():
         builders = open_inputs(release, run, Path(sources) if sources else None, None)
         found = [(builder.files(), builder.each_piece(run.sources)) for builder in builders]
     for input_, builder, (files, pieces) in zip(release.inputs, builders, found, strict=True):
@@ -296,35 +294,3 @@ def _made_of(input_: Input, builder: Builder, rows: int, run: Run, limit: int | 
         "code": code_version(type(builder)),
         "files": [{"name": f.name, "bytes": f.size, "sha256": f.sha256 or sums.get(f.name)} for f in files],
     }
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """No second build of the same release into the same folder meanwhile."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, blocking=False):
-            yield
-            lock.unlink(missing_ok=True)
-    except Timeout:
-        raise ConfigError(f"another build writes {lock.parent} now: wait for it, or choose another --out") from None
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """What a disk refuses, as one sentence; datasets and pyarrow wrap it in errors of their own."""
-    try:
-        yield
-    except HfdsError:
-        raise
-    except Exception as error:
-        for cause in causes(error):
-            code = cause.errno if isinstance(cause, OSError) else None
-            where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
-            if code in (errno.ENOSPC, errno.EDQUOT):
-                advice = "free some space or choose another --workdir or --out, and run again to go on"
-                raise OutOfSpace(f"the disk is full{where}: {advice}") from error
-            if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-                advice = "choose another --workdir or --out"
-                raise ConfigError(f"cannot write{where} ({os.strerror(code)}): {advice}") from error
-        raise

@@ -1,0 +1,43 @@
+"""The disk below a build: what it refuses, as one sentence, and one build of a release at a time."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hfds.errors import ConfigError, HfdsError, OutOfSpace, causes
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """No second build of the same release into the same folder meanwhile."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            yield
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        raise ConfigError(f"another build writes {lock.parent} now: wait for it, or choose another --out") from None
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What a disk refuses, as one sentence; datasets and pyarrow wrap it in errors of their own."""
+    try:
+        yield
+    except HfdsError:
+        raise
+    except Exception as error:
+        for cause in causes(error):
+            code = cause.errno if isinstance(cause, OSError) else None
+            where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
+            if code in (errno.ENOSPC, errno.EDQUOT):
+                advice = "free some space or choose another --workdir or --out, and run again to go on"
+                raise OutOfSpace(f"the disk is full{where}: {advice}") from error
+            if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+                advice = "choose another --workdir or --out"
+                raise ConfigError(f"cannot write{where} ({os.strerror(code)}): {advice}") from error
+        raise

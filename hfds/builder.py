@@ -255,10 +255,12 @@ class Builder(datasets.ArrowBasedBuilder):
         for split, pieces in self.pieces().items():
             files = fetch([piece.file for piece in pieces])
             here = [replace(piece, file=file) for piece, file in zip(pieces, files, strict=True)]
-            generators.append(datasets.SplitGenerator(split, gen_kwargs={"pieces": here}))
+            # Lists are what `datasets` shares out among processes, each of which would give `limit` rows.
+            shared = here if self.limit is None else tuple(here)
+            generators.append(datasets.SplitGenerator(split, gen_kwargs={"pieces": shared}))
         return generators
 
-    def _generate_tables(self, pieces: list[Piece]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, pieces: Sequence[Piece]) -> Iterator[tuple[Key, pa.Table]]:
         left = self.limit
         for number, piece in enumerate(pieces):
             for batch, table in enumerate(self._read_named(piece)):

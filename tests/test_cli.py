@@ -142,8 +142,16 @@ def test_load_gives_a_source_as_datasets_would(tmp_path: Path) -> None:
     assert train[0]["prompt"] == "A short caption of one."
     streamed = hfds.load("dalle3", data_dir=tmp_path / "dalle3", split="train", streaming=True)
     assert next(iter(streamed))["id"] == "dalle3/one"
-    few = hfds.load("dalle3", data_dir=tmp_path / "dalle3", cache_dir=tmp_path / "cache", split="train", limit=3)
-    assert len(few) == 3
+    for num_proc in (1, 2):
+        few = hfds.load(
+            "dalle3",
+            data_dir=tmp_path / "dalle3",
+            cache_dir=tmp_path / f"{num_proc}",
+            split="train",
+            limit=3,
+            num_proc=num_proc,
+        )
+        assert len(few) == 3
     with pytest.raises(hfds.HfdsError, match=r"there is no source 'dale3': did you mean 'dalle3'\?"):
         hfds.load("dale3")
     with pytest.raises(hfds.HfdsError, match="dalle3/short has no split 'valid'"):

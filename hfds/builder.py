@@ -5,6 +5,7 @@ A source subclasses it with class attributes (`NAME`, `LICENSE`, configs with th
 """
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -219,6 +220,10 @@ class Builder(datasets.ArrowBasedBuilder):
         """The pieces that this config reads, out of all that there are."""
         return pieces
 
+    def rows_expected(self, piece: Piece) -> int | None:
+        """About how many rows a piece has, so that a progress bar knows its end; None where nobody can know before."""
+        return None if piece.stop is None else piece.stop - piece.start
+
     def read(self, piece: Piece) -> Iterator[pa.Table]:
         """Tables in the common schema with a bounded number of rows each, in the order of the file.
 
@@ -257,7 +262,11 @@ class Builder(datasets.ArrowBasedBuilder):
             here = [replace(piece, file=file) for piece, file in zip(pieces, files, strict=True)]
             # Lists are what `datasets` shares out among processes, each of which would give `limit` rows.
             shared = here if self.limit is None else tuple(here)
-            generators.append(datasets.SplitGenerator(split, gen_kwargs={"pieces": shared}))
+            generator = datasets.SplitGenerator(split, gen_kwargs={"pieces": shared})
+            expected = [rows for piece in here if (rows := self.rows_expected(piece)) is not None]
+            if len(expected) == len(here):
+                generator.split_info.num_examples = min(sum(expected), self.limit or sys.maxsize)
+            generators.append(generator)
         return generators
 
     def _generate_tables(self, pieces: Sequence[Piece]) -> Iterator[tuple[Key, pa.Table]]:

@@ -325,3 +325,13 @@ def test_a_bad_file_stops_the_build_and_is_named(tmp_path: Path, data: bytes, me
 def test_where_to_get_it() -> None:
     with pytest.raises(SourceMissing, match=r"github\.com/krea-ai/open-prompts"):
         OpenPrompts()
+
+
+def test_the_progress_bar_knows_about_how_many_rows_there_are(tmp_path: Path) -> None:
+    openprompts.clean(tmp_path)
+    builder = OpenPrompts(data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    (piece,) = builder.pieces()["train"]
+    builder.download_and_prepare()
+    expected = builder.rows_expected(piece)
+    assert expected is not None
+    assert expected == pytest.approx(len(builder.as_dataset("train")), rel=0.5)

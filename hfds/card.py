@@ -18,8 +18,12 @@ _LINKS = {"://": ":&#47;&#47;", "www.": "www&#46;", "@": "&#64;"}  # what become
 
 
 def write_card(home: Path) -> None:
-    """Writes `README.md` of a built dataset's folder from the locks in it; the newest release is the default config."""
+    """Writes `README.md` of a built dataset's folder from the locks in it; the newest release is the default config.
+    Without any lock there is no card."""
     locks = read_locks(home)
+    if not locks:
+        (home / "README.md").unlink(missing_ok=True)
+        return
     aside = home / "README.md.part"
     aside.write_text(render(locks), encoding="utf-8")
     aside.rename(home / "README.md")

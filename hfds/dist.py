@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 
@@ -60,7 +59,7 @@ def write_release(
         digest=digest_of(written),
         columns=features.to_dict(),
         splits=splits,
-        licenses=_licenses(rows, positions),
+        licenses=_licenses(rows),
         ledger={"path": ledger, "sha256": sha256_of(aside / ledger)},
         funnel=counted,
     )
@@ -84,17 +83,12 @@ def _positions(rows: Dataset) -> dict[str, np.ndarray]:
     return {name: np.concatenate(found[name]) for name in order}
 
 
-def _licenses(rows: Dataset, positions: dict[str, np.ndarray]) -> dict[str, int]:
+def _licenses(rows: Dataset) -> dict[str, int]:
     """Kept rows by licence, most first."""
-    kept = np.zeros(len(rows), bool)
-    for own in positions.values():
-        kept[own] = True
     counts: Counter[str] = Counter()
-    at = 0
-    for table in rows.select_columns(["license"]).with_format("arrow").iter(BATCH):
-        licenses = table["license"].filter(pa.array(kept[at : at + len(table)]))
+    for table in rows.select_columns(["license", "dropped"]).with_format("arrow").iter(BATCH):
+        licenses = table["license"].filter(table["dropped"].combine_chunks().is_null())
         counts.update({entry["values"] or "unknown": entry["counts"] for entry in licenses.value_counts().to_pylist()})
-        at += len(table)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -108,9 +102,12 @@ def _split_entry(name: str, written: list[shards.Written]) -> dict[str, Any]:
 
 
 def _move(home: Path, aside: Path, name: str, lock: Mapping[str, Any]) -> None:
-    """Moves a finished release into place. Its old lock goes first and its new one comes last but for the card, so that
-    no moment shows a lock with another release's data."""
-    (home / "releases" / f"{name}.lock.json").unlink(missing_ok=True)
+    """Moves a finished release into place. One of that name that was there is first taken off the card, and the new one
+    comes onto it last: a kill in between shows the other releases and no half one."""
+    old = home / "releases" / f"{name}.lock.json"
+    if old.exists():
+        old.unlink()
+        write_card(home)
     for part in (f"data/{name}", f"ledger/{name}.parquet"):
         target = home / part
         target.parent.mkdir(parents=True, exist_ok=True)

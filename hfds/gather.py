@@ -92,9 +92,7 @@ def _grouped(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
         gone.append(~np.asarray(kept(table)))
     hashes = np.concatenate(keys)
     order = np.lexsort((np.concatenate(gone), hashes[:, 0], hashes[:, 1]))  # stable
-    new = np.ones(len(order), bool)
-    new[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
-    return order, new
+    return order, record.begins(hashes, order)
 
 
 class UniqueIds(WholeDataset):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -48,8 +49,6 @@ def read_locks(folder: Path) -> dict[str, dict[str, Any]]:
 
 def release_order(name: str) -> list[tuple[int, int | str]]:
     """Sort key: v2 before v4 before v4-a before v10."""
-    import re
-
     parts = re.findall(r"\d+|[^\d\W_]+", name)
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 

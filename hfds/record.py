@@ -240,6 +240,13 @@ def hash_texts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     ).reshape(-1, 2)
 
 
+def begins(keys: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Where another of `keys`, shape (rows, 2), begins when they are taken in an `order` that sorts them: booleans."""
+    new = np.ones(len(order), bool)
+    new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    return new
+
+
 def canonical(table: pa.Table) -> pa.Array:
     """One text per row that says all its values: equal texts mean equal rows, whatever library wrote them.
 

@@ -49,8 +49,7 @@ def first_of(rows: Dataset, of: str) -> tuple[np.ndarray, np.ndarray]:
         at += len(table)
     positions = np.flatnonzero(alive)
     order = positions[np.lexsort((positions, keys[positions, 0], keys[positions, 1]))]
-    new = np.ones(len(order), bool)
-    new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    new = record.begins(keys, order)
     first = np.full(len(rows), NONE)
     first[order] = order[new][np.cumsum(new) - 1] if len(order) else order
     return first, np.where(alive, keys[:, 0], 0).astype(np.uint64)

@@ -299,6 +299,25 @@ def test_a_work_folder_may_lose_any_file(tmp_path: Path, sources: Path) -> None:
             assert build(V1, run, sources=sources, out=tmp_path / "d").digest == digest, pattern
 
 
+def test_a_release_is_off_the_card_while_it_is_replaced(tmp_path: Path) -> None:
+    sources = toy.write(tmp_path / "s", a=toy.many(30))
+    run, home = Run.here(tmp_path / "w"), tmp_path / "d/toys"
+    for name in ("v1", "v2"):
+        build(TOYS.but(name), run, sources=sources, out=tmp_path / "d")
+    (home / "ledger").rename(tmp_path / "ledger")
+    (home / "ledger").write_text("in the way of the second thing that is moved")
+    toy.write(tmp_path / "s", a=toy.many(60))
+    with pytest.raises(ConfigError, match="cannot write"):
+        build(TOYS.but("v2"), run, sources=sources, out=tmp_path / "d")
+    card = (home / "README.md").read_text()
+    assert "config_name: v1\n" in card
+    assert "config_name: v2\n" not in card, "its data are the new ones already, its ledger is not"
+    (home / "ledger").unlink()
+    (tmp_path / "ledger").rename(home / "ledger")
+    build(TOYS.but("v2"), run, sources=sources, out=tmp_path / "d")
+    assert "config_name: v2\n" in (home / "README.md").read_text()
+
+
 def test_two_builds_at_once(tmp_path: Path, sources: Path) -> None:
     home = tmp_path / "d/pictures"
     home.mkdir(parents=True)

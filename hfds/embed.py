@@ -13,6 +13,7 @@ import xxhash
 
 from hfds.archive import Reader
 from hfds.errors import SourceChanged
+from hfds.picture import ReadAt
 from hfds.slices import parse_slices
 
 OPEN = 64  # files that are open at a time: pictures that lie in a folder are a file each
@@ -78,6 +79,12 @@ def embedded(
 
 
 def _read(view: np.ndarray, file: str, offset: int, readers: dict[str, Reader], id_: str) -> None:
+    if _reader(file, readers, id_).into(view.data, offset, len(view)) != len(view):
+        raise SourceChanged(f"{file} became shorter since the picture of {id_} was indexed; build again")
+
+
+def _reader(file: str, readers: dict[str, Reader], id_: str) -> Reader:
+    """The open file at `file`, one of `OPEN` in `readers`."""
     try:
         if file not in readers:
             while len(readers) >= OPEN:
@@ -85,8 +92,20 @@ def _read(view: np.ndarray, file: str, offset: int, readers: dict[str, Reader], 
             readers[file] = Reader(file)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise SourceChanged(f"{file} with the picture of {id_} is gone; put it back, or build without it") from None
-    if readers[file].into(view.data, offset, len(view)) != len(view):
-        raise SourceChanged(f"{file} became shorter since the picture of {id_} was indexed; build again")
+    return readers[file]
+
+
+def source_of(file: str, start: int, size: int, readers: dict[str, Reader]) -> ReadAt:
+    """`read_at(offset, n)` of the picture of `size` bytes that begins at `start` in `file`; raises as `embedded`."""
+
+    def read_at(offset: int, n: int) -> bytes:
+        n = max(0, min(n, size - offset))
+        data = _reader(file, readers, "a row").read(start + offset, n)
+        if len(data) != n:
+            raise SourceChanged(f"{file} became shorter since its pictures were indexed; build again")
+        return data
+
+    return read_at
 
 
 def _name(id_: str, head: bytes) -> str:

@@ -19,6 +19,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from datasets.table import ConcatenationTable, MemoryMappedTable
 
 from hfds import record
+from hfds.batch import Batch
 from hfds.errors import ConfigError
 from hfds.run import Run
 
@@ -143,6 +144,39 @@ class Annotator(Step):
         old = {name: table[name] for name in self.adds if name in table.column_names}
         columns = {name: scatter(alive, new[name], old.get(name)) for name in self.adds}
         return pa.table(columns).cast(self.adds.arrow_schema)
+
+
+class ModelAnnotator(Annotator):
+    """An annotator whose answers are worth keeping: what it said of a row is found again by every later release.
+
+    A subclass is a frozen dataclass with a field of type `hfds.model.Model` where it has a checkpoint. Nothing in it
+    may know where it runs: it is shown rows in any order, on any number of processes, and its answer for a row must
+    not depend on the other rows of the batch.
+    """
+
+    batch_size: ClassVar[int] = 64  # items that the model is shown at once, where they fit
+
+    def load(self, device: str) -> Any:
+        """The model on `device` ("cpu", "cuda:0"); None where nothing but `prepare` does the work."""
+        return None
+
+    def prepare(self, batch: Batch) -> list[Any]:
+        """For each row of `batch` what the model is shown, or a BadRow that says why it cannot be.
+
+        Runs ahead of the model in background processes: no torch in here, and nothing large in what it returns but
+        bytes and numpy arrays.
+        """
+        raise NotImplementedError
+
+    def annotate(self, model: Any, items: list[Any]) -> pa.Table:
+        """The columns in `adds`, one row for each of `items` (from `prepare`, without its BadRows), from what `load`
+        gave. An exception drops the row that caused it, with its name as the reason."""
+        raise NotImplementedError
+
+    def cost(self, table: pa.Table) -> np.ndarray:
+        """How much work each row is, in any unit: shape (rows,), float64. `table` has `needs` without the pictures,
+        and `width` and `height` where there are any. It shares the work out between processes."""
+        return np.ones(len(table))
 
 
 class Filter(Step):

@@ -1,0 +1,113 @@
+"""Model: a checkpoint as a value, on the Hub at a commit or in a local folder, and what tells it from any other."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+
+from hfds.errors import ConfigError, SourceMissing, causes
+
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bin"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint: what a step loads, once per process and only when something is left to compute.
+
+    Args:
+        repo: a repository on the Hub, or a local folder as `save_pretrained` writes it.
+        revision: commit, branch or tag on the Hub; its main branch when None.
+        dtype: what it computes in: float32, bfloat16 or float16.
+    """
+
+    repo: str
+    revision: str | None = None
+    dtype: str = "float32"
+
+    def problems(self) -> list[str]:
+        """What is wrong with it, one sentence each."""
+        found = []
+        if self.dtype not in _DTYPES:
+            found.append(f"the dtype of a model must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+        if not self._local and not _REPO.fullmatch(self.repo):
+            found.append(f"there is no folder {self.repo!r} with a model, and it is no name of a repository either")
+        return found
+
+    @property
+    def _local(self) -> bool:
+        return Path(self.repo).is_dir()
+
+    @cached_property
+    def identity(self) -> str:
+        """What it is, wherever it lies: "<repo>@<commit> <dtype>", or the hash of a local folder's files.
+
+        Raises:
+            SourceMissing: the Hub does not have it, or cannot be reached and it was never fetched.
+        """
+        if self._local:
+            return f"folder:{_hash_of(Path(self.repo))} {self.dtype}"
+        return f"{self.repo}@{self._commit} {self.dtype}"
+
+    @cached_property
+    def _commit(self) -> str:
+        if self.revision and _COMMIT.fullmatch(self.revision):
+            return self.revision
+        from huggingface_hub import HfApi
+
+        try:
+            return str(HfApi().model_info(self.repo, revision=self.revision).sha)
+        except (OSError, ValueError) as error:  # what huggingface_hub and its HTTP client raise
+            try:
+                return self._fetched(offline=True).name
+            except SourceMissing:
+                raise self._missing(error) from None
+
+    def folder(self) -> Path:
+        """Where its files are; fetched from the Hub when they are not here yet.
+
+        Raises:
+            SourceMissing: they cannot be fetched.
+            ConfigError: the folder holds no model.
+        """
+        folder = Path(self.repo) if self._local else self._fetched(offline=False)
+        if not (folder / "config.json").is_file():
+            there = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+            raise ConfigError(f"{self.repo} holds no model: there is no config.json in it, but {there}")
+        return folder
+
+    def _fetched(self, offline: bool) -> Path:
+        from huggingface_hub import snapshot_download
+
+        revision = self.revision if offline else self._commit
+        try:
+            return Path(
+                snapshot_download(self.repo, revision=revision, allow_patterns=FILES, local_files_only=offline)
+            )
+        except (OSError, ValueError) as error:
+            raise self._missing(error) from None
+
+    def _missing(self, error: BaseException) -> SourceMissing:
+        where = f"{self.repo} at {self.revision}" if self.revision else self.repo
+        last = [*causes(error)][-1]
+        reason = " ".join(str(last).split())[:200] or type(last).__name__
+        return SourceMissing(
+            f"the model {where} cannot be had from the Hub ({reason}): check its name and your connection, "
+            "or give a local folder that holds it"
+        )
+
+
+def _hash_of(folder: Path) -> str:
+    """xxh3-128 over the names and bytes of a folder's model files."""
+    whole = xxhash.xxh3_128()
+    for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+        one = xxhash.xxh3_128()
+        with path.open("rb") as file:
+            while data := file.read(1 << 24):
+                one.update(data)
+        whole.update(f"{path.name}\0{one.hexdigest()}\0".encode())
+    return whole.hexdigest()

@@ -33,6 +33,12 @@ class Batch:
             reader.close()
         self._readers.clear()
 
+    def row(self, number: int) -> "Batch":
+        """A batch of one of its rows, open as long as this one."""
+        batch = Batch(self.table.slice(number, 1))
+        batch._readers = self._readers
+        return batch
+
     def texts(self, column: str) -> list[str]:
         """The values of a column of texts."""
         values: list[str] = self.table[column].to_pylist()

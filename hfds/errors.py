@@ -9,7 +9,8 @@
     │   └── SourceChanged   a file is not what it was when it was indexed
     ├── BadRow              one row cannot be used; a builder turns it into a dropped row with this reason
     ├── ConservationError   rows in are not rows kept plus rows dropped (exit 1)
-    └── OutOfSpace          a disk is full; running again goes on (exit 3)
+    ├── OutOfSpace          a disk is full; running again goes on (exit 3)
+    └── Stopped             the hours that were asked for are over; running again goes on (exit 4)
 
 All arguments are plain strings, so that every exception survives the way back from a worker process.
 """
@@ -90,6 +91,12 @@ class OutOfSpace(HfdsError):
     """A disk is full. What was finished is kept, and running again goes on."""
 
     exit_code = 3
+
+
+class Stopped(HfdsError):
+    """The hours that were asked for are over. What was computed is kept, and running again goes on."""
+
+    exit_code = 4
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

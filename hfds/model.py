@@ -85,9 +85,7 @@ class Model:
 
         revision = self.revision if offline else self._commit
         try:
-            return Path(
-                snapshot_download(self.repo, revision=revision, allow_patterns=FILES, local_files_only=offline)
-            )
+            return Path(snapshot_download(self.repo, revision=revision, allow_patterns=FILES, local_files_only=offline))
         except (OSError, ValueError) as error:
             raise self._missing(error) from None
 

@@ -7,8 +7,10 @@ added or replaced, or with rows marked in `dropped`; pictures are never copied. 
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,8 +21,11 @@ from datasets import Dataset, Features, concatenate_datasets
 from datasets.table import ConcatenationTable, MemoryMappedTable
 
 from hfds import record
+from hfds.annotate import annotate
+from hfds.asked import Asked
 from hfds.batch import Batch
-from hfds.errors import ConfigError
+from hfds.errors import ConfigError, HfdsError
+from hfds.model import Model
 from hfds.run import Run
 
 BATCH = 10_000
@@ -87,45 +92,46 @@ class Step:
             raise ConfigError(*problems)
         if missing := [name for name in self.needs if name not in rows.column_names]:
             raise KeyError(f"{self.name} needs the column {missing[0]!r}; there are: {', '.join(rows.column_names)}")
-        seen = [
-            name
-            for name in dict.fromkeys((*self.needs, *self.reads, *self.adds, "dropped"))
-            if name in rows.column_names
-        ]
-        narrow = rows.select_columns(seen)
-        made = self._map(narrow, run)
-        return beside(rows.remove_columns([name for name in self.adds if name in rows.column_names]), made)
+        made = self._of(rows, run)
+        return beside(rows.remove_columns([name for name in made.column_names if name in rows.column_names]), made)
 
-    def _map(self, rows: Dataset, run: Run | None) -> Dataset:
-        """`Dataset.map` with a fingerprint that sees the step's version, and a file of its own."""
+    def _of(self, rows: Dataset, run: Run | None) -> Dataset:
+        """The columns that this step adds or replaces."""
+        seen = dict.fromkeys((*self.needs, *self.reads, *self.adds, "dropped"))
+        narrow = rows.select_columns([name for name in seen if name in rows.column_names])
+        return self._map(narrow, run, self.adds, self._prepare(narrow), self._file(rows, run))
+
+    def _file(self, rows: Dataset, run: Run | None, more: str = "") -> str:
+        """The name of what `run` keeps of it, which sees the step's version, the rows, and `more`."""
+        seen = f"{self.key()}\0{rows._fingerprint}{more}"
+        return f"{self.name}-{xxhash.xxh3_64_hexdigest(seen.encode())}"
+
+    def _map(self, rows: Dataset, run: Run | None, adds: Features, made: Made, file: str) -> Dataset:
+        """`Dataset.map` into a file of its own, once on every machine; in memory when there is no run."""
         if len(rows) == 0:
-            return Dataset(self.adds.arrow_schema.empty_table())  # where `map` adds no column
-        fingerprint = xxhash.xxh3_64_hexdigest(f"{self.key()}\0{rows._fingerprint}".encode())
-        if run is not None:
-            run.steps.mkdir(parents=True, exist_ok=True)
-        made = self._prepare(rows)
-        file = run.steps / f"{self.name}-{fingerprint}.arrow" if run else None
-        for part in run.steps.glob(f"{self.name}-{fingerprint}*.arrow") if run else ():  # one, or one for each process
-            if not _readable(part):
-                part.unlink()
+            return Dataset(adds.arrow_schema.empty_table())  # where `map` adds no column
         shared = run is not None and self.by_batch and run.num_proc > 1 and len(rows) > BATCH and _on_disk(rows)
-        return (
-            rows.with_format("arrow")
-            .map(
-                lambda table, positions: made(table, np.asarray(positions)),
-                with_indices=True,
-                batched=True,
-                batch_size=BATCH,
-                features=self.adds,
-                remove_columns=rows.column_names,
-                cache_file_name=str(file) if file else None,
-                keep_in_memory=run is None,
-                num_proc=run.num_proc if run and shared else None,
-                new_fingerprint=fingerprint,
-                desc=self.name,
+        with run.first() if run else nullcontext():
+            if run is not None:
+                run.steps.mkdir(parents=True, exist_ok=True)
+                _whole(run, file)
+            return (
+                rows.with_format("arrow")
+                .map(
+                    lambda table, positions: made(table, np.asarray(positions)),
+                    with_indices=True,
+                    batched=True,
+                    batch_size=BATCH,
+                    features=adds,
+                    remove_columns=rows.column_names,
+                    cache_file_name=str(run.steps / f"{file}.arrow") if run else None,
+                    keep_in_memory=run is None,
+                    num_proc=run.num_proc if run and shared else None,
+                    new_fingerprint=file.rpartition("-")[2],
+                    desc=self.name,
+                )
+                .with_format(None)
             )
-            .with_format(None)
-        )
 
 
 class Annotator(Step):
@@ -175,8 +181,38 @@ class ModelAnnotator(Annotator):
 
     def cost(self, table: pa.Table) -> np.ndarray:
         """How much work each row is, in any unit: shape (rows,), float64. `table` has `needs` without the pictures,
-        and `width` and `height` where there are any. It shares the work out between processes."""
+        and `width` and `height` where there are any. The ranks of a run share the work by it."""
         return np.ones(len(table))
+
+    def key(self) -> str:
+        """As of every step, with the checkpoint by what it is instead of by where it lies."""
+        models = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {name: model.identity for name, model in models.items() if isinstance(model, Model)}
+        parameters = json.dumps({**self.parameters(), **found}, sort_keys=True, default=str)
+        return f"{self.name} v{self.version} {parameters}"
+
+    def columns(self, table: pa.Table) -> pa.Table:
+        """What it says of the rows in `table`, without a store."""
+        made = self(Dataset(table))
+        return made.select_columns([*self.adds]).with_format("arrow")[:]
+
+    def _of(self, rows: Dataset, run: Run | None) -> Dataset:
+        if run is None:
+            with TemporaryDirectory() as folder:
+                return self._answered(rows, Run(Path(folder)), None)
+        return self._answered(rows, run, run)
+
+    def _answered(self, rows: Dataset, run: Run, keep: Run | None) -> Dataset:
+        """The answers to all rows, those that are new computed now; `dropped` too, for rows on which it failed."""
+        asked = Asked(self, rows, run)
+        file = self._file(rows, run, _failures(asked, run))
+        if keep is None or not run.agree(lambda: _whole(run, file)):
+            annotate([self], rows, run)
+            file = self._file(rows, run, _failures(asked, run))
+        seen = [name for name in ("dropped", *self.adds, *self.needs) if name in rows.column_names]
+        seen = [name for name in seen if name != "image"] or seen
+        features = Features({**self.adds, "dropped": record.FEATURES["dropped"]})
+        return self._map(rows.select_columns([*dict.fromkeys(seen)]), keep, features, _joined(asked), file)
 
 
 class Filter(Step):
@@ -211,6 +247,42 @@ class WholeDataset(Step):
     def _prepare(self, rows: Dataset) -> Made:
         decided = functools.cache(lambda: self.decide(rows))  # a result that is cached never asks
         return lambda table, positions: decided()(table, positions)
+
+
+def _failures(asked: Asked, run: Run) -> str:
+    """A text that changes when a step fails on further rows, or is allowed to try again."""
+    return "".join(run.agree(lambda: asked.answers.parts("failed")))
+
+
+def _joined(asked: Asked) -> Made:
+    """What the store says about each row, as the columns of a step and `dropped`."""
+    found = functools.cache(asked.found)
+    name = asked.step.name
+
+    def made(table: pa.Table, positions: np.ndarray) -> pa.Table:
+        known, failed = found()
+        keys, shown = asked.keys[positions], asked.shown[positions]
+        places = np.where(shown, known.find(keys), -1)
+        bad = np.where(shown & (places < 0), failed.find(keys), -1)
+        if (shown & (places < 0) & (bad < 0)).any():
+            raise HfdsError(f"answers of {name} are no longer in the store; run again to compute them again")
+        answered, broken = pa.array(places >= 0), pa.array(bad >= 0)
+        new, why = known.take(places[places >= 0]), failed.take(bad[bad >= 0])
+        old = {column: table[column] for column in new.column_names if column in table.column_names}
+        columns = {column: scatter(answered, new[column], old.get(column)) for column in new.column_names}
+        drops = scatter(broken, record.drops(name, len(why), why["reason"], why["value"]), None)
+        return pa.table({**columns, **{"dropped": marked(table, drops)["dropped"]}})
+
+    return made
+
+
+def _whole(run: Run, file: str) -> bool:
+    """Whether `run` keeps what a step made, in one file or one for each process; what is not whole is removed."""
+    parts = [*run.steps.glob(f"{file}*.arrow")]
+    for part in parts:
+        if not _readable(part):
+            part.unlink()
+    return bool(parts) and all(part.exists() for part in parts)
 
 
 def _readable(file: Path) -> bool:

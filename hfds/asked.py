@@ -1,0 +1,169 @@
+"""Asked: which rows a step with a model is shown, under which keys, what is known of them, who computes the rest."""
+
+import heapq
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from datasets import Dataset, Features
+
+from hfds import record
+from hfds.batch import Batch
+from hfds.run import Run
+from hfds.store import Answers, Known, Store
+
+SCAN = 10_000  # rows that are hashed at a time
+BLOCK = 256  # neighbouring rows that go to one rank, at most
+
+
+class Asks(Protocol):
+    """The side of `hfds.processor.ModelAnnotator` that its execution needs; see there."""
+
+    @property
+    def batch_size(self) -> int:
+        """Items at once."""
+
+    @property
+    def name(self) -> str:
+        """Of the step."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns."""
+
+    @property
+    def adds(self) -> Features:
+        """Columns."""
+
+    def key(self) -> str:
+        """What its answers depend on besides what it is shown."""
+
+    def load(self, device: str) -> Any:
+        """The model."""
+
+    def prepare(self, batch: Batch) -> list[Any]:
+        """What the model is shown."""
+
+    def annotate(self, model: Any, items: list[Any]) -> pa.Table:
+        """What it says."""
+
+    def cost(self, table: pa.Table) -> np.ndarray:
+        """Work by row."""
+
+
+class Asked:
+    """A step, and the rows that it is asked about."""
+
+    def __init__(self, step: Asks, rows: Dataset, run: Run):
+        self.step, self.rows = step, rows
+        self.answers: Answers = Store(run.annotations, run.workdir / "mirror").answers(step.name, step.key())
+        self.schema: pa.Schema = step.adds.arrow_schema
+
+    @property
+    def keys(self) -> np.ndarray:
+        """xxh3-128 of what every row shows, of pictures their hash: shape (rows, 2), uint64."""
+        return self._scanned[0]
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Which rows are kept and have all that the step needs: shape (rows,), bool."""
+        return self._scanned[1]
+
+    @cached_property
+    def _scanned(self) -> tuple[np.ndarray, np.ndarray]:
+        seen = [name for name in self.step.needs if name != "image"]
+        read = [*seen, "dropped"]
+        if "image" in self.step.needs:
+            seen.append("image_hash")
+            read.append("image_hash" if "image_hash" in self.rows.column_names else "image")
+        narrow = self.rows.select_columns([name for name in dict.fromkeys(read) if name in self.rows.column_names])
+        keys, shown = np.zeros((len(self.rows), 2), np.uint64), np.zeros(len(self.rows), bool)
+        at = 0
+        for table in narrow.with_format("arrow").iter(SCAN):
+            if "image" in table.column_names:
+                table = table.append_column("image_hash", _hashes(table))
+            there = np.ones(len(table), bool)
+            if "dropped" in table.column_names:
+                there &= np.asarray(table["dropped"].is_null())
+            for name in seen:
+                there &= np.asarray(table[name].is_valid())
+            keys[at : at + len(table)] = record.hash_texts(record.canonical(table.select(sorted(set(seen)))))
+            shown[at : at + len(table)] = there
+            at += len(table)
+        return keys, shown
+
+    @cached_property
+    def firsts(self) -> np.ndarray:
+        """The first position of every distinct key among the rows that are shown, ascending."""
+        positions = np.flatnonzero(self.shown)
+        order = positions[np.lexsort((positions, self.keys[positions, 0], self.keys[positions, 1]))]
+        return np.sort(order[record.begins(self.keys, order)])
+
+    def missing(self, parts: Sequence[str], failed: Sequence[str]) -> np.ndarray:
+        """Positions of the rows about which these parts of the store say nothing, one for each distinct key."""
+        keys = self.keys[self.firsts]
+        found = self.answers.known(parts, self.schema).find(keys) >= 0
+        found |= self.answers.failed(failed).find(keys) >= 0
+        return self.firsts[~found]
+
+    def costs(self, positions: np.ndarray) -> np.ndarray:
+        """What the step says each of these rows costs: shape (positions,), float64."""
+        wanted = [*(name for name in self.step.needs if name != "image"), "width", "height"]
+        names = [name for name in dict.fromkeys(wanted) if name in self.rows.column_names]
+        if not names:
+            return np.ones(len(positions))
+        narrow = self.rows.select_columns(names).with_format("arrow")
+        parts = [narrow[positions[at : at + SCAN]] for at in range(0, len(positions), SCAN)]
+        return np.concatenate([np.zeros(0), *(np.asarray(self.step.cost(part), np.float64) for part in parts)])
+
+    def found(self) -> tuple[Known, Known]:
+        """All answers, and all failures."""
+        return (
+            self.answers.known(self.answers.parts(), self.schema),
+            self.answers.failed(self.answers.parts("failed")),
+        )
+
+
+def _hashes(table: pa.Table) -> pa.Array:
+    """xxh3-128 of pictures that come without their hash; null where there is none."""
+    data, path = table["image"].combine_chunks().flatten()
+    there = np.asarray(data.is_valid()) | np.asarray(path.is_valid())
+    with Batch(table) as batch:
+        pictures = batch.pictures if there.any() else []
+        hashes = [xxhash.xxh3_128_hexdigest(p.data) if t else None for t, p in zip(there, pictures, strict=False)]
+    return pa.array(hashes or [None] * len(table), pa.string())
+
+
+def groups(todo: Sequence[np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
+    """The positions for which the same of several steps have work, with the numbers of those steps.
+
+    Args:
+        todo: for each step the positions of its missing rows, distinct.
+    """
+    positions = np.unique(np.concatenate(todo))
+    wanted = np.stack([np.isin(positions, own) for own in todo], axis=1)
+    patterns = np.unique(wanted, axis=0)[::-1]  # those with most steps first
+    return [(np.flatnonzero(p).tolist(), positions[(wanted == p).all(axis=1)]) for p in patterns]
+
+
+def share(costs: np.ndarray, positions: np.ndarray, run: Run) -> np.ndarray:
+    """This rank's part of `positions`: blocks of neighbours, dealt out from the most expensive one down.
+
+    Ranks that are given the same costs and positions get parts that do not overlap and together are all of them.
+    """
+    if run.ranks == 1:
+        return positions
+    size = int(np.clip(len(positions) // (run.ranks * 16), 1, BLOCK))
+    starts = np.arange(0, len(positions), size)
+    totals = np.add.reduceat(costs, starts)
+    loads = [(0.0, rank) for rank in range(run.ranks)]
+    own = []
+    for block in np.argsort(-totals, kind="stable").tolist():
+        load, rank = heapq.heappop(loads)
+        heapq.heappush(loads, (load + float(totals[block]), rank))
+        if rank == run.rank:
+            own.append(block)
+    return np.concatenate([positions[:0], *(positions[starts[b] : starts[b] + size] for b in sorted(own))])

@@ -19,7 +19,7 @@ from datasets.utils import tqdm
 from hfds.ahead import ahead
 from hfds.asked import Asked, Asks, groups, share
 from hfds.batch import Batch
-from hfds.errors import BadRow, HfdsError, Stopped
+from hfds.errors import BadRow, ConservationError, HfdsError, Stopped
 from hfds.record import printable
 from hfds.run import Run
 from hfds.store import PART
@@ -67,6 +67,8 @@ def annotate(steps: Sequence[Asks], rows: Dataset, run: Run, limit: int | None =
             _log.info("%s: %d rows known, %d computed, %d failed", one.step.name, done[-1].known, computed, failed)
     if limit is None and any(entry.left for entry in done):
         left = ", ".join(f"{entry.left:,} rows of {entry.step}" for entry in done if entry.left)
+        if run.max_hours is None:
+            raise ConservationError(f"{left} were neither answered nor did they fail")
         raise Stopped(f"stopped after {run.max_hours:g} hours as asked, with {left} left; run again to go on")
     return done
 
@@ -201,15 +203,18 @@ class _Pass:
             self._answer(number, tally.size)
 
     def _answer(self, number: int, count: int) -> None:
-        """Shows the first `count` waiting rows to the model, in as many batches as it takes."""
+        """Shows the first `count` waiting rows to the model."""
         tally = self.tallies[number]
         rows, tally.waiting = tally.waiting[:count], tally.waiting[count:]
-        while rows:
-            batch, rows = rows[: tally.size], rows[tally.size :]
-            self._ask(number, batch)
+        self._ask(number, rows)
 
     def _ask(self, number: int, batch: list[tuple[np.ndarray, Any]]) -> None:
         tally, one = self.tallies[number], self.asked[number]
+        while len(batch) > tally.size:
+            first, batch = batch[: tally.size], batch[tally.size :]
+            self._ask(number, first)
+        if not batch:
+            return
         model = self._model(one)
         items = [item for _, item in batch]
         if model is not None:  # always the same shape: what it says of a row does not depend on how many others came
@@ -239,9 +244,7 @@ class _Pass:
                 tally.size = max(1, tally.size // 2)
                 self.sizes.remember(self.asked[number], tally.size)
                 _log.warning("%s: out of memory, going on with %d rows at a time", step.name, tally.size)
-                for at in range(0, len(batch), tally.size):
-                    self._ask(number, batch[at : at + tally.size])
-                return
+                return self._ask(number, batch)
         elif "CUDA error" in str(problem):
             raise HfdsError(f"the device failed while {step.name} ran ({_crash(problem).value}); run again to go on")
         if len(batch) == 1:

@@ -1,13 +1,15 @@
 """The command line: one call into the library per command, a table for people and `--json` for programs.
 
-Exit codes: 0 ok, 1 drift or leak, 2 wrong configuration, 3 source unavailable.
+Exit codes: 0 ok, 1 drift or leak, 2 wrong configuration, 3 source unavailable, 4 stopped by --max-hours.
 """
 
 import json
+import os
+import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from hfds.errors import HfdsError
+
+if TYPE_CHECKING:
+    from hfds.run import Run
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -27,7 +32,13 @@ Out = Annotated[Path, typer.Option(help="Where datasets are built.")]
 Workdir = Annotated[Path, typer.Option(help="Where unfinished and reusable work is kept.")]
 Rows = Annotated[int | None, typer.Option(min=1, help="At most this many rows of every split, for a try.")]
 NumProc = Annotated[int, typer.Option(min=1, help="Processes.")]
+Store = Annotated[str | None, typer.Option(help="Folder or URL of the annotation store; <workdir>/store without it.")]
+MaxHours = Annotated[float | None, typer.Option(min=0, help="Stop models after so many hours; run again to go on.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows that a model is shown at once.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+store = typer.Typer(help="What models said about rows, kept for every release.", no_args_is_help=True)
+app.add_typer(store, name="store")
 
 
 @app.command()
@@ -72,18 +83,30 @@ def plan(
     release: Name,
     sources: Sources = None,
     workdir: Workdir = Path(".hfds"),
+    rows: Rows = None,
+    num_proc: NumProc = 1,
+    store: Store = None,
+    batch_size: BatchSize = None,
+    probe: Annotated[bool, typer.Option(help="Read the sources and show each model a few rows.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Check a release and say what a build would read, before it starts (--json has every parameter of every step)."""
+    """Check a release and say what a build would read and compute, and how long that takes, before it starts."""
     from hfds.catalogue import find_release
-    from hfds.release import plan as make_plan
-    from hfds.run import Run
+    from hfds.plan import plan as make_plan
 
-    planned = make_plan(find_release(dataset, release), Run.here(workdir), sources=sources)
+    run = _run(workdir, num_proc, store=store, batch_size=batch_size)
+    planned = make_plan(find_release(dataset, release), run, sources=sources, rows=rows, probe=probe)
     if as_json:
         return _print(planned, True, [])
     _print(planned["inputs"], False, ["input", "files", "bytes", "pieces", "prepared"])
     _print(planned["steps"], False, ["step", "needs", "adds"])
+    models = [entry for entry in planned["steps"] if "known" in entry]
+    if models:
+        _print(models, False, ["step", "rows", "known", "missing", "rate", "hours", "store_bytes", "estimated"])
+        typer.echo(
+            f"{planned['hours']:.2f} hours of one {run.device_name}, {planned['store_bytes']:,} bytes for the store; "
+            f"{planned['free_bytes']:,} bytes are free"
+        )
 
 
 @app.command()
@@ -95,20 +118,118 @@ def build(
     workdir: Workdir = Path(".hfds"),
     rows: Rows = None,
     num_proc: NumProc = 1,
+    store: Store = None,
+    batch_size: BatchSize = None,
+    max_hours: MaxHours = None,
     as_json: Json = False,
 ) -> None:
-    """Build a release into <out>/<dataset>/; run again to go on where it stopped."""
-    from hfds.card import funnel_rows
-    from hfds.catalogue import find_release
-    from hfds.release import build as make
-    from hfds.run import Run
+    """Build a release into <out>/<dataset>/; run again to go on where it stopped.
 
-    built = make(find_release(dataset, release), Run.here(workdir, num_proc), sources=sources, out=out, rows=rows)
+    Under `accelerate launch -m hfds.cli build ...` or torchrun all ranks share the work of models.
+    """
+    from hfds.catalogue import find_release
+
+    run = _run(workdir, num_proc, store=store, batch_size=batch_size, max_hours=max_hours)
+    _build(find_release(dataset, release), run, sources, out, rows, as_json)
+
+
+@app.command()
+def retry(
+    dataset: Dataset,
+    release: Name,
+    step: Annotated[str | None, typer.Option(help="Only this step.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only failures with this reason, as in the ledger.")] = None,
+    sources: Sources = None,
+    out: Out = Path("dist"),
+    workdir: Workdir = Path(".hfds"),
+    rows: Rows = None,
+    num_proc: NumProc = 1,
+    store: Store = None,
+    batch_size: BatchSize = None,
+    max_hours: MaxHours = None,
+    as_json: Json = False,
+) -> None:
+    """Build again, showing models once more the rows on which they failed, and no others."""
+    from hfds.catalogue import find_release
+    from hfds.release import forget_failures
+
+    found = find_release(dataset, release)
+    run = _run(workdir, num_proc, store=store, batch_size=batch_size, max_hours=max_hours)
+    forgotten = run.agree(lambda: forget_failures(found, run, step, reason))
+    if run.main and not as_json:
+        counts = ", ".join(f"{rows:,} of {name}" for name, rows in forgotten.items())
+        typer.echo(f"failures to try again: {counts or 'none, the release has no step with a model'}")
+    _build(found, run, sources, out, rows, as_json)
+
+
+def _build(release: Any, run: "Run", sources: Path | None, out: Path, rows: int | None, as_json: bool) -> None:
+    from hfds.card import funnel_rows
+    from hfds.release import build as make
+
+    built = make(release, run, sources=sources, out=out, rows=rows)
+    if not run.main:
+        return
     if as_json:
         return _print({"folder": str(built.folder), "digest": built.digest, "funnel": built.funnel}, True, [])
     header = ["input", "rows", "dropped", "kept"]
     _print([dict(zip(header, row, strict=True)) for row in funnel_rows(built.funnel)], False, header)
-    typer.echo(f"{built.folder}: {release}, digest {built.digest}")
+    typer.echo(f"{built.folder}: {release.name}, digest {built.digest}")
+
+
+def _run(workdir: Path, num_proc: int, **options: Any) -> "Run":
+    """One process, or one rank of several where a launcher started them."""
+    from hfds.run import Run
+
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return Run.here(workdir, num_proc, **options)
+    return Run.accelerated(workdir, num_proc, **options)
+
+
+@store.command("ls")
+def store_ls(workdir: Workdir = Path(".hfds"), store: Store = None, as_json: Json = False) -> None:
+    """List the steps whose answers are in the store."""
+    described = [answers.describe() for answers in _store(workdir, store).steps()]
+    _print(described, as_json, ["step", "rows", "failed", "parts", "bytes", "key"])
+
+
+@store.command("verify")
+def store_verify(workdir: Workdir = Path(".hfds"), store: Store = None, as_json: Json = False) -> None:
+    """Read everything in the store and name the parts that are damaged; exit code 1 when there is one."""
+    damaged = [{"part": path} for answers in _store(workdir, store).steps() for path in answers.damaged()]
+    if damaged or as_json:
+        _print(damaged, as_json, ["part"])
+    if damaged:
+        raise typer.Exit(1)
+    if not as_json:
+        typer.echo("every part is whole")
+
+
+@store.command("gc")
+def store_gc(
+    workdir: Workdir = Path(".hfds"),
+    store: Store = None,
+    unused: Annotated[
+        Path | None, typer.Option(help="Also remove steps that no release built in this folder has.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove damaged and unfinished parts and merge small ones; not while a build runs."""
+    from hfds.lock import answers_in_use
+
+    used = answers_in_use(unused) if unused else None
+    freed = [
+        {"step": one.folder, "freed": one.tidy() if used is None or one.folder in used else one.remove()}
+        for one in _store(workdir, store).steps()
+    ]
+    _print(freed, as_json, ["step", "freed"])
+
+
+def _store(workdir: Path, store: str | None) -> Any:
+    from hfds.run import Run
+    from hfds.store import Store as AnnotationStore
+
+    run = Run(workdir.absolute(), store=store)
+    return AnnotationStore(run.annotations, run.workdir / "mirror")
 
 
 @app.command()
@@ -150,6 +271,7 @@ def _cell(value: Any) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors of ours are one sentence on stderr (or JSON on stdout), and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app(given, standalone_mode="--json" not in given)
         sys.exit(0)
@@ -162,6 +284,13 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001  a mistake of ours: never one of the codes that mean something
         traceback.print_exc()
         _fail(f"{type(error).__name__}: {error}; this is a bug of hfds", 70, given)
+
+
+def _terminated(*_: object) -> NoReturn:
+    """What a launcher sends to the ranks that are left when one has died."""
+    message = "hfds: ended from outside, as by a launcher when another rank died; what was computed is kept, run again"
+    typer.secho(message, err=True, fg="red")
+    raise SystemExit(143)
 
 
 def _fail(message: str, code: int, given: list[str]) -> NoReturn:

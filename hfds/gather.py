@@ -26,7 +26,8 @@ def gather(builders: Iterable[Builder], run: Run, whole: bool) -> tuple[Dataset,
         run: where the pieces are kept, and how many processes prepare them.
         whole: false when the builders have a limit, which no piece could know alone.
     """
-    parts = [_pieces(builder, run) if whole else _limited(builder) for builder in builders]
+    with run.first():
+        parts = [_pieces(builder, run) if whole else _limited(builder) for builder in builders]
     lengths = [sum(len(piece) for piece in part) for part in parts]
     rows = concatenate_datasets([piece for part in parts for piece in part])
     return (rows if _unique(rows) else UniqueIds()(rows, run)), lengths

@@ -13,6 +13,7 @@ import numpy as np
 from datasets.utils import tqdm
 
 from hfds.archive import sha256_of
+from hfds.errors import ConfigError
 from hfds.shards import Written
 
 PACKAGES = ("datasets", "huggingface-hub", "numpy", "pillow", "pyarrow", "xxhash")
@@ -45,6 +46,15 @@ def read_locks(folder: Path) -> dict[str, dict[str, Any]]:
     """Every lock in a built dataset's folder by release name, in the order of `release_order`."""
     found = {path.name.removesuffix(".lock.json"): path for path in (folder / "releases").glob("*.lock.json")}
     return {name: json.loads(found[name].read_text(encoding="utf-8")) for name in sorted(found, key=release_order)}
+
+
+def answers_in_use(out: Path) -> set[str]:
+    """The folders of the annotation store that the releases of all datasets built below `out` were made from."""
+    folders = [path.parent for path in out.glob("*/releases")]
+    if not folders:  # else a name that was misspelt would empty the store
+        raise ConfigError(f"no release was built in {out}, so nothing says which answers are still in use")
+    locks = [lock for folder in folders for lock in read_locks(folder).values()]
+    return {step["answers"] for lock in locks for step in lock["steps"] if "answers" in step}
 
 
 def release_order(name: str) -> list[tuple[int, int | str]]:

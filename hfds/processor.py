@@ -6,7 +6,7 @@ added or replaced, or with rows marked in `dropped`; pictures are never copied. 
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,6 +27,7 @@ from hfds.batch import Batch
 from hfds.errors import ConfigError, HfdsError
 from hfds.model import Model
 from hfds.run import Run
+from hfds.store import answers_folder
 
 BATCH = 10_000
 Made = Callable[[pa.Table, np.ndarray], pa.Table]
@@ -67,6 +68,10 @@ class Step:
         """What its output depends on besides its input: name, version and parameters, as JSON."""
         parameters = json.dumps(self.parameters(), sort_keys=True, default=str)
         return f"{self.name} v{self.version} {parameters}"
+
+    def entry(self) -> dict[str, Any]:
+        """What the lock says of it."""
+        return {"name": self.name, "version": self.version, "parameters": self.parameters()}
 
     def problems(self) -> list[str]:
         """What is wrong with its parameters, one sentence each."""
@@ -184,12 +189,15 @@ class ModelAnnotator(Annotator):
         and `width` and `height` where there are any. The ranks of a run share the work by it."""
         return np.ones(len(table))
 
-    def key(self) -> str:
+    def parameters(self) -> dict[str, Any]:
         """As of every step, with the checkpoint by what it is instead of by where it lies."""
-        models = {field.name: getattr(self, field.name) for field in fields(self)}
-        found = {name: model.identity for name, model in models.items() if isinstance(model, Model)}
-        parameters = json.dumps({**self.parameters(), **found}, sort_keys=True, default=str)
-        return f"{self.name} v{self.version} {parameters}"
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        models = {name: value.identity for name, value in values.items() if isinstance(value, Model)}
+        return {**super().parameters(), **models}
+
+    def entry(self) -> dict[str, Any]:
+        """What the lock says of it, with its place in the store."""
+        return {**super().entry(), "answers": answers_folder(self.name, self.key())}
 
     def columns(self, table: pa.Table) -> pa.Table:
         """What it says of the rows in `table`, without a store."""
@@ -311,6 +319,19 @@ def beside(rows: Dataset, more: Dataset) -> Dataset:
     return concatenate_datasets([rows, more], axis=1)
 
 
+def passes(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
+    """Steps in their order, neighbours with models together where none needs what another of them makes."""
+    found: list[tuple[Step, ...]] = []
+    for step in steps:
+        last = found[-1] if found else ()
+        models = isinstance(step, ModelAnnotator) and all(isinstance(other, ModelAnnotator) for other in last)
+        if last and models and not {*step.needs} & {column for other in last for column in other.adds}:
+            found[-1] = (*last, step)
+        else:
+            found.append((step,))
+    return found
+
+
 def kept(table: pa.Table) -> pa.ChunkedArray | pa.Array:
     """Which rows are not dropped, as a boolean array."""
     if "dropped" not in table.column_names:
@@ -321,7 +342,7 @@ def kept(table: pa.Table) -> pa.ChunkedArray | pa.Array:
 def marked(table: pa.Table, verdicts: pa.Array) -> pa.Table:
     """The `dropped` column of `table` with `verdicts` where a row was still kept."""
     if "dropped" in table.column_names:
-        verdicts = pc.if_else(kept(table), verdicts, table["dropped"].combine_chunks())
+        verdicts = pc.if_else(kept(table), verdicts, table["dropped"].combine_chunks().cast(record.DROPPED))
     return pa.table({"dropped": verdicts})
 
 

@@ -13,15 +13,17 @@ from typing import Any
 
 from datasets import Features, Value
 
+from hfds.annotate import annotate
 from hfds.builder import Builder, code_version
 from hfds.disk import alone, disk_errors
 from hfds.dist import write_release
 from hfds.errors import ConfigError, SourceMissing, nearest
 from hfds.gather import Into, gather
 from hfds.lock import file_sums
-from hfds.processor import Step
+from hfds.processor import ModelAnnotator, Step, passes
 from hfds.record import FEATURES
 from hfds.run import Run
+from hfds.store import Store
 from hfds.upstream import as_hub_user
 
 COLUMNS = ("image", "prompt", "captions", "source", "license", "url", "width", "height", "image_hash", "generation")
@@ -215,51 +217,47 @@ def build(
     release.check()
     run = run or Run.here()
     home = Path(out) / release.dataset
-    with disk_errors(), alone(home / f".building-{release.name}.lock"):
+    with disk_errors(), alone(home / f".building-{release.name}.lock") if run.main else nullcontext():
         builders = open_inputs(release, run, Path(sources) if sources else None, rows)
         table, lengths = gather(builders, run, whole=rows is None)
         counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
         into = Into(tuple((counts[input_.label], input_.into) for input_ in release.inputs))
-        for step in (into, *release.steps):
-            table = step(table, run)
-        made_of = {
-            "dataset": release.dataset,
-            "release": release.name,
-            "description": release.description,
-            "sources": [
-                _made_of(input_, builder, counts[input_.label], run, rows)
-                for input_, builder in zip(release.inputs, builders, strict=True)
-            ],
-            "steps": [{"name": s.name, "version": s.version, "parameters": s.parameters()} for s in release.steps],
-        }
-        return Built(home, release, write_release(table, release.features(), counts, made_of, run, home))
+        for steps in passes((into, *release.steps)):
+            if len(steps) > 1:
+                annotate([step for step in steps if isinstance(step, ModelAnnotator)], table, run)
+            for step in steps:
+                table = step(table, run)
 
-
-def plan(release: Release, run: Run | None = None, *, sources: str | Path | None = None) -> dict[str, Any]:
-    """What a build of `release` would read: per input its files, bytes and pieces, and how many of those an earlier run
-    has prepared; per step what it needs and adds. Raises as `build`, before anything is read."""
-    release.check()
-    run = run or Run.here()
-    inputs = []
-    with disk_errors():
-        builders = open_inputs(release, run, Path(sources) if sources else None, None)
-        found = [(builder.files(), builder.each_piece(run.sources)) for builder in builders]
-    for input_, builder, (files, pieces) in zip(release.inputs, builders, found, strict=True):
-        inputs.append(
-            {
-                "input": input_.label,
-                "into": input_.into,
-                "revision": builder.revision,
-                "files": len(files),
-                "bytes": sum(file.size for file in files),
-                "pieces": len(pieces),
-                "prepared": sum(Path(piece.cache_dir).exists() for _, piece in pieces),
+        def finish() -> dict[str, Any]:
+            made_of = {
+                "dataset": release.dataset,
+                "release": release.name,
+                "description": release.description,
+                "sources": [
+                    _made_of(input_, builder, counts[input_.label], run, rows)
+                    for input_, builder in zip(release.inputs, builders, strict=True)
+                ],
+                "steps": [step.entry() for step in release.steps],
             }
-        )
-    steps = [
-        {"step": s.name, "needs": list(s.needs), "adds": [*s.adds], "parameters": s.parameters()} for s in release.steps
-    ]
-    return {"dataset": release.dataset, "release": release.name, "inputs": inputs, "steps": steps}
+            return write_release(table, release.features(), counts, made_of, run, home)
+
+        return Built(home, release, run.agree(finish))
+
+
+def forget_failures(release: Release, run: Run, step: str | None = None, reason: str | None = None) -> dict[str, int]:
+    """Lets the rows on which models failed be tried again by the next build; returns how many, by step.
+
+    Args:
+        step: only this step of the release.
+        reason: only failures with this reason, as the ledger names it.
+    """
+    release.check()
+    models = [each for each in release.steps if isinstance(each, ModelAnnotator)]
+    if step is not None and step not in [each.name for each in models]:
+        raise ConfigError(f"{step!r} is no step with a model: {nearest(step, [each.name for each in models])}")
+    store = Store(run.annotations, run.workdir / "mirror")
+    chosen = [each for each in models if step in (None, each.name)]
+    return {each.name: store.answers(each.name, each.key()).forget_failed(reason) for each in chosen}
 
 
 def open_inputs(release: Release, run: Run, sources: Path | None, rows: int | None) -> list[Builder]:

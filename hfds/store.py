@@ -47,7 +47,7 @@ class Store:
 
     def answers(self, name: str, key: str) -> "Answers":
         """What the step called `name` with this key has said."""
-        return Answers(self, f"{name}-{xxhash.xxh3_128_hexdigest(key.encode())}", key)
+        return Answers(self, answers_folder(name, key), key)
 
     def steps(self) -> list["Answers"]:
         """Everything that is in the store, by name."""
@@ -116,6 +116,11 @@ class Answers:
             "step": self.folder, "rows": rows[0], "failed": rows[1], "parts": len(sizes), "bytes": sum(sizes),
             "key": self.key,
         }  # fmt: skip
+
+    def bytes_per_row(self) -> float:
+        """What an answer takes on disk, from those that are there; 0 where none is."""
+        there = self.describe()
+        return float(there["bytes"] / there["rows"]) if there["rows"] else 0.0
 
     def damaged(self) -> list[str]:
         """The parts that are not what they were when they were written, those set aside before too."""
@@ -276,6 +281,11 @@ class Known:
         places = np.sort(self._place)
         back = np.argsort(self._place)
         return self.take(places).add_column(0, pa.field("key", KEY), key_column(self._keys[back]))
+
+
+def answers_folder(name: str, key: str) -> str:
+    """The name of the folder in which the answers of the step called `name` with this key lie."""
+    return f"{name}-{xxhash.xxh3_128_hexdigest(key.encode())}"
 
 
 def key_column(keys: np.ndarray) -> pa.Array:

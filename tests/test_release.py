@@ -26,7 +26,8 @@ from builders.dalle3 import Dalle3
 from hfds.errors import BadFile, ConfigError, HfdsError, OutOfSpace, SourceChanged, SourceMissing
 from hfds.processor import Filter
 from hfds.record import drops
-from hfds.release import Input, Release, build, plan
+from hfds.plan import plan
+from hfds.release import Input, Release, build
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
 from processors.split import Split

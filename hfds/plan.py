@@ -1,0 +1,153 @@
+"""Plan: what a build would read and compute, and what that costs, before it starts."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hfds import record
+from hfds.annotate import annotate
+from hfds.asked import Asked
+from hfds.disk import disk_errors
+from hfds.gather import gather
+from hfds.processor import BATCH, ModelAnnotator, Step, beside, kept, marked, passes
+from hfds.release import Release, open_inputs
+from hfds.run import Run
+
+PROBE = 64  # rows that a model is shown to measure its rate
+_WARM = 8  # rows before those, while whatever is loaded or compiled at first use still is
+
+
+def plan(
+    release: Release,
+    run: Run | None = None,
+    *,
+    sources: str | Path | None = None,
+    rows: int | None = None,
+    probe: bool = True,
+) -> dict[str, Any]:
+    """What a build of `release` would read, and what its models would have to compute.
+
+    Per input: files, bytes, pieces, and how many of those are prepared. Per step what it needs and adds; of a step with
+    a model also `known` and `missing` rows, and from a probe of `PROBE` rows `rate` (rows a second), `hours` of this
+    device, and `store_bytes`. For that the sources are read and the probe's answers kept, which the build finds again.
+    Behind a model whose answers are not all known, numbers are estimates from the rows that are known: `estimated`.
+
+    Args:
+        release, run, sources, rows: as of `build`.
+        probe: False reads nothing and asks no model.
+
+    Raises:
+        What `build` raises.
+    """
+    release.check()
+    run = run or Run.here()
+    with disk_errors():
+        builders = open_inputs(release, run, Path(sources) if sources else None, rows)
+        found = [(builder.files(), builder.each_piece(run.sources)) for builder in builders]
+        inputs = [
+            {
+                "input": input_.label,
+                "into": input_.into,
+                "revision": builder.revision,
+                "files": len(files),
+                "bytes": sum(file.size for file in files),
+                "pieces": len(pieces),
+                "prepared": sum(Path(piece.cache_dir).exists() for _, piece in pieces),
+            }
+            for input_, builder, (files, pieces) in zip(release.inputs, builders, found, strict=True)
+        ]
+        steps = [
+            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": s.parameters()}
+            for s in release.steps
+        ]
+        if probe and any(isinstance(step, ModelAnnotator) for step in release.steps):
+            table, _ = gather(builders, run, whole=rows is None)
+            costs = _Costs(table, run)
+            for group in passes(release.steps):
+                costs.of(group)
+            steps = [{**step, **cost} for step, cost in zip(steps, costs.steps, strict=True)]
+    free = shutil.disk_usage(next(p for p in (run.workdir, *run.workdir.parents) if p.exists())).free
+    return {
+        "dataset": release.dataset,
+        "release": release.name,
+        "inputs": inputs,
+        "steps": steps,
+        "hours": sum(step.get("hours") or 0 for step in steps),
+        "store_bytes": sum(step.get("store_bytes") or 0 for step in steps),
+        "free_bytes": free,
+    }
+
+
+@dataclass
+class _Costs:
+    """Goes through the steps with the rows that are known, each of them standing for `scale` rows."""
+
+    table: Dataset
+    run: Run
+    scale: float = 1.0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, group: tuple[Step, ...]) -> None:
+        models = [step for step in group if isinstance(step, ModelAnnotator)]
+        if models:
+            self.steps += self._probed(models)
+        else:
+            self.steps += [{"rows": self._rows(), "estimated": self.scale > 1}]
+        for step in group:
+            self.table = step(self.table, self.run)
+
+    def _rows(self) -> int:
+        return round(_alive(self.table) * self.scale)
+
+    def _probed(self, models: list[ModelAnnotator]) -> list[dict[str, Any]]:
+        estimated = self.scale > 1
+        before = annotate(models, self.table, self.run, limit=_WARM)
+        timed = annotate(models, self.table, self.run, limit=PROBE)
+        costs = []
+        for step, first, then in zip(models, before, timed, strict=True):
+            asked = Asked(step, self.table, self.run)
+            missing = round((first.computed + first.failed + first.left) * self.scale)
+            rate = (then.computed + then.failed) / then.seconds if then.seconds > 0 else None
+            costs.append(
+                {
+                    "rows": self._rows(),
+                    "known": round(first.known * self.scale),
+                    "missing": missing,
+                    "rate": rate,
+                    "hours": missing / rate / 3600 if rate else 0.0,
+                    "store_bytes": round(missing * asked.answers.bytes_per_row()),
+                    "estimated": estimated,
+                }
+            )
+        unknown = np.zeros(len(self.table), bool)
+        for step in models:
+            asked = Asked(step, self.table, self.run)
+            known, failed = asked.found()
+            unknown |= asked.shown & (known.find(asked.keys) < 0) & (failed.find(asked.keys) < 0)
+        alive = _alive(self.table)
+        self.table = _without(self.table, unknown)
+        left = _alive(self.table)
+        self.scale *= alive / left if left else 1.0
+        return costs
+
+
+def _alive(table: Dataset) -> int:
+    """Rows that are not dropped."""
+    narrow = table.select_columns(["dropped"]).with_format("arrow")
+    return int(sum(np.asarray(kept(part)).sum() for part in narrow.iter(BATCH)))
+
+
+def _without(table: Dataset, rows: np.ndarray) -> Dataset:
+    """`table` with these rows (a boolean array) marked, for the estimates behind a model that does not know them."""
+    parts, at = [], 0
+    for part in table.select_columns(["dropped"]).with_format("arrow").iter(BATCH):
+        reason = pc.if_else(pa.array(rows[at : at + len(part)]), "not_yet", None)
+        parts.append(marked(part, record.drops("plan", len(part), reason)))
+        at += len(part)
+    return beside(table.remove_columns(["dropped"]), Dataset(pa.concat_tables(parts)))

@@ -1,0 +1,139 @@
+"""Several ranks: the work divides, the results are equal, any of them may be killed, and running again goes on."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fixtures import ranked, toy
+from fixtures.voices import Loud, shown
+
+from hfds.errors import ConfigError, MissingExtra
+from hfds.release import build
+from hfds.run import Run
+from hfds.store import Store
+
+SCRIPT = Path(ranked.__file__)
+ROWS = 1500
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    return toy.write(tmp_path / "sources", a=toy.many(ROWS))
+
+
+def launch(ranks: int, sources: Path, work: Path, out: Path, seconds: float) -> list[subprocess.Popen[str]]:
+    """The ranks of one run, as a launcher starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, str(SCRIPT), str(sources), str(work), str(out), str(seconds)]
+    return [
+        subprocess.Popen(
+            arguments,
+            env={**common, "RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for n in range(ranks)
+    ]  # fmt: skip
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each."""
+    outputs = [process.communicate(timeout=200) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def stored(work: Path) -> dict[str, int]:
+    """Answers in the store by step, those to one key counted as often as they were written."""
+    store = Store(work / "store", work / "mirror")
+    return {answers.folder.partition("-")[0]: answers.describe()["rows"] for answers in store.steps()}
+
+
+def alone(tmp_path: Path, sources: Path) -> str:
+    """The digest of the same release, built in this process without ranks."""
+    return build(
+        ranked.release("", 0), Run.here(tmp_path / "alone"), sources=sources, out=tmp_path / "alone/dist"
+    ).digest
+
+
+def test_two_ranks_divide_the_work_and_give_the_same(tmp_path: Path, sources: Path) -> None:
+    work = tmp_path / "work"
+    done = ended(launch(2, sources, work, tmp_path / "dist", 0))
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert done[0][1].split() == [alone(tmp_path, sources)]
+    assert done[1][1] == "", "one of them writes the release"
+    parts = [shown(work / f"shown-{rank}") for rank in range(2)]
+    assert not set(parts[0]) & set(parts[1])
+    assert len(parts[0]) + len(parts[1]) == ROWS // 3
+    assert abs(len(parts[0]) - len(parts[1])) < ROWS // 3 * 0.2
+    assert stored(work) == {"Loud": ROWS // 3, "Wide": ROWS // 3}
+
+
+def kill_and_go_on(tmp_path: Path, sources: Path, kills: int, seed: int) -> None:
+    """Kills a run of 2, 3 or 1 ranks at random moments, then lets it finish, and looks at what was computed."""
+    chance, work, killed = random.Random(seed), tmp_path / "work", 0
+    for number in range(kills * 4):
+        if killed == kills:
+            break
+        ranks = (2, 3, 1)[number % 3]
+        processes = launch(ranks, sources, work, tmp_path / "dist", 0.03)
+        before, deadline = sum(stored(work).values()), time.monotonic() + 60
+        while sum(stored(work).values()) == before and time.monotonic() < deadline and processes[0].poll() is None:
+            time.sleep(0.05)  # past the imports
+        time.sleep(chance.random() * 1.5)
+        victims = processes if chance.random() < 0.5 else [chance.choice(processes)]
+        killed += any(process.poll() is None for process in victims)
+        for process in victims:
+            process.send_signal(signal.SIGKILL)
+        for code, _, errors in ended(processes):
+            assert code in (0, -9) or "another rank of this run ended" in errors, errors
+    assert killed == kills
+    done = ended(launch(3, sources, work, tmp_path / "dist", 0))
+    assert done[0][1].split() == [alone(tmp_path, sources)], done
+    assert stored(work) == {"Loud": ROWS // 3, "Wide": ROWS // 3}, "no finished row was computed again"
+    computed = Counter(text for log in work.glob("shown-?") for text in shown(log))
+    assert len(computed) == ROWS // 3
+
+
+def test_killed_and_run_with_other_numbers_of_ranks(tmp_path: Path, sources: Path) -> None:
+    kill_and_go_on(tmp_path, sources, kills=2, seed=1)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(tmp_path: Path, sources: Path) -> None:
+    kill_and_go_on(tmp_path, sources, kills=20, seed=2)
+
+
+@pytest.mark.slow
+def test_a_launcher_ends_the_run_when_a_rank_dies(tmp_path: Path, sources: Path) -> None:
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    command += [str(sources), str(work), str(tmp_path / "dist")]
+    process = subprocess.Popen([*command, "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not any((work / "store").glob("*/answers/*.arrow")):
+        time.sleep(0.1)
+    rank = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()[
+        -1
+    ]
+    os.kill(int(rank), signal.SIGKILL)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "Signal 9" in errors or "exitcode  : -9" in errors
+    again = subprocess.run([*command, "0"], capture_output=True, text=True)
+    assert again.stdout.split()[-1] == alone(tmp_path, sources), again.stderr
+
+
+def test_what_looks_like_ranks_but_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE says that this is one of 2 processes"):
+        Run.here(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE")
+    assert Run.accelerated(tmp_path).ranks == 1

@@ -273,8 +273,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(given, standalone_mode="--json" not in given)
-        sys.exit(0)
+        code = app(given, standalone_mode="--json" not in given)
+        sys.exit(code if isinstance(code, int) else 0)  # that of a typer.Exit
     except HfdsError as error:
         _fail(str(error), error.exit_code, given)
     except typer.Abort:

@@ -35,9 +35,9 @@ def disk_errors() -> Iterator[None]:
             code = cause.errno if isinstance(cause, OSError) else None
             where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
             if code in (errno.ENOSPC, errno.EDQUOT):
-                advice = "free some space or choose another --workdir or --out, and run again to go on"
+                advice = "free some space or choose another --workdir, --store or --out, and run again to go on"
                 raise OutOfSpace(f"the disk is full{where}: {advice}") from error
             if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-                advice = "choose another --workdir or --out"
+                advice = "choose another --workdir, --store or --out"
                 raise ConfigError(f"cannot write{where} ({os.strerror(code)}): {advice}") from error
         raise

@@ -4,10 +4,11 @@ A build on several ranks (`accelerate launch`, torchrun) is one program started 
 same steps; one per machine prepares what is cheap while the others wait, and all share the rows that models are shown.
 """
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -87,6 +88,7 @@ class Run:
             )
         # Of its own: waiting costs the device nothing, and a rank that dies is noticed.
         group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        atexit.register(_leave)
         place = {"rank": state.process_index, "ranks": launched, "local_rank": state.local_process_index}
         return cls(Path(workdir).absolute(), num_proc, _group=group, **place, **options)
 
@@ -176,6 +178,14 @@ def _launched() -> int:
     """How many processes a launcher says it started."""
     size = os.environ.get("WORLD_SIZE", "1")
     return int(size) if size.isdecimal() else 1
+
+
+def _leave() -> None:
+    """Ends the connection between ranks before their threads are torn down, which aborts when one of them is gone."""
+    import torch.distributed as dist
+
+    with suppress(RuntimeError, ValueError):
+        dist.destroy_process_group()
 
 
 @contextmanager

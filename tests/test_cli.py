@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written(call: Any, mine: Path, tmp_path: Path) 
         code, _, err = call("build", mine, "v1", *given, option, tmp_path / "file")
         assert code == 2, option
         assert "cannot write" in err
-        assert "choose another --workdir or --out" in " ".join(err.split())
+        assert "choose another --workdir, --store or --out" in " ".join(err.split())
 
 
 def test_explain_names_what_was_built(call: Any, mine: Path, tmp_path: Path) -> None:

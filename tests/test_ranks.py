@@ -77,14 +77,14 @@ def test_two_ranks_divide_the_work_and_give_the_same(tmp_path: Path, sources: Pa
     assert stored(work) == {"Loud": ROWS // 3, "Wide": ROWS // 3}
 
 
-def kill_and_go_on(tmp_path: Path, sources: Path, kills: int, seed: int) -> None:
+def kill_and_go_on(tmp_path: Path, sources: Path, kills: int, seconds: float) -> None:
     """Kills a run of 2, 3 or 1 ranks at random moments, then lets it finish, and looks at what was computed."""
-    chance, work, killed = random.Random(seed), tmp_path / "work", 0
+    chance, work, killed = random.Random(kills), tmp_path / "work", 0
     for number in range(kills * 4):
         if killed == kills:
             break
         ranks = (2, 3, 1)[number % 3]
-        processes = launch(ranks, sources, work, tmp_path / "dist", 0.03)
+        processes = launch(ranks, sources, work, tmp_path / "dist", seconds)
         before, deadline = sum(stored(work).values()), time.monotonic() + 60
         while sum(stored(work).values()) == before and time.monotonic() < deadline and processes[0].poll() is None:
             time.sleep(0.05)  # past the imports
@@ -104,12 +104,12 @@ def kill_and_go_on(tmp_path: Path, sources: Path, kills: int, seed: int) -> None
 
 
 def test_killed_and_run_with_other_numbers_of_ranks(tmp_path: Path, sources: Path) -> None:
-    kill_and_go_on(tmp_path, sources, kills=2, seed=1)
+    kill_and_go_on(tmp_path, sources, kills=2, seconds=0.05)
 
 
 @pytest.mark.slow
 def test_killed_twenty_times(tmp_path: Path, sources: Path) -> None:
-    kill_and_go_on(tmp_path, sources, kills=20, seed=2)
+    kill_and_go_on(tmp_path, sources, kills=20, seconds=0.6)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from hfds.record import printable
 from hfds.run import Run
 from hfds.store import PART
 
-CHUNK = 32  # rows that a background process prepares at a time
+CHUNK = (32, 512)  # rows that a background process prepares at a time: as many as a batch, within these
 ALIKE = 16  # failures in a row that are no matter of the rows any more
 _log = logging.getLogger(__name__)
 
@@ -150,7 +150,10 @@ class _Pass:
         steps = [self.asked[n].step for n in which]
         needs = dict.fromkeys(name for step in steps for name in step.needs)
         narrow = self.asked[0].rows.select_columns([*needs]).with_format("arrow")
-        chunks = [positions[at : at + CHUNK] for at in range(0, len(positions), CHUNK)]
+        for step in steps:
+            step.fetch()
+        size = int(np.clip([self.tallies[n].size for n in which], *CHUNK).max())
+        chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
         title = " + ".join(step.name for step in steps)
         bar = tqdm(total=len(positions), desc=title, unit=" rows", disable=self.run.local_rank > 0 or None)
         prepared = ahead(lambda chunk: _prepare(steps, narrow[chunk]), chunks, self.run.num_proc)

@@ -41,6 +41,9 @@ class Asks(Protocol):
     def key(self) -> str:
         """What its answers depend on besides what it is shown."""
 
+    def fetch(self) -> None:
+        """What the model is loaded from."""
+
     def load(self, device: str) -> Any:
         """The model."""
 

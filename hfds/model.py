@@ -74,11 +74,15 @@ class Model:
             SourceMissing: they cannot be fetched.
             ConfigError: the folder holds no model.
         """
-        folder = Path(self.repo) if self._local else self._fetched(offline=False)
+        folder = self._place
         if not (folder / "config.json").is_file():
             there = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
             raise ConfigError(f"{self.repo} holds no model: there is no config.json in it, but {there}")
         return folder
+
+    @cached_property
+    def _place(self) -> Path:
+        return Path(self.repo) if self._local else self._fetched(offline=False)
 
     def _fetched(self, offline: bool) -> Path:
         from huggingface_hub import snapshot_download

@@ -167,6 +167,15 @@ class ModelAnnotator(Annotator):
 
     batch_size: ClassVar[int] = 64  # items that the model is shown at once, where they fit
 
+    def fetch(self) -> None:
+        """Brings here what `load` and `prepare` read: the files of its checkpoints. Once, before work is shared out."""
+        for model in self._models().values():
+            model.folder()
+
+    def _models(self) -> dict[str, Model]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Model)}
+
     def load(self, device: str) -> Any:
         """The model on `device` ("cpu", "cuda:0"); None where nothing but `prepare` does the work."""
         return None
@@ -191,9 +200,7 @@ class ModelAnnotator(Annotator):
 
     def parameters(self) -> dict[str, Any]:
         """As of every step, with the checkpoint by what it is instead of by where it lies."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        models = {name: value.identity for name, value in values.items() if isinstance(value, Model)}
-        return {**super().parameters(), **models}
+        return {**super().parameters(), **{name: model.identity for name, model in self._models().items()}}
 
     def entry(self) -> dict[str, Any]:
         """What the lock says of it, with its place in the store."""

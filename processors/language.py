@@ -1,28 +1,28 @@
 """Language and people: what a prompt is written in, and how many persons it names; KeepPrompt decides by both.
 
 DetectLanguage is langdetect (character n-grams and naive Bayes), CountPersons the entity recogniser of a spaCy
-pipeline. Both see each distinct prompt of a batch once, and load what they need when they first see one.
+pipeline. Both load what they need when they are first shown a prompt, and what they say of one is kept in the store.
 """
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Features, Value
 
-from hfds import record
+from hfds.batch import Batch
 from hfds.errors import ConfigError, MissingExtra
-from hfds.processor import Annotator
+from hfds.processor import ModelAnnotator
 
 LONGEST = 10_000  # characters that are read of a prompt; langdetect stops there too
 PERSON = {"PERSON", "PER"}  # the label of the English pipelines, and that of the others
 
 
 @dataclass(frozen=True)
-class DetectLanguage(Annotator):
+class DetectLanguage(ModelAnnotator):
     """`language`: the ISO 639-1 code of a prompt ("zh-cn" and "zh-tw" for Chinese), null where it has no letters.
 
     The same text gives the same answer in any order and any process: langdetect samples n-grams at random, and here
@@ -46,9 +46,14 @@ class DetectLanguage(Annotator):
         right = type(self.seed) is int and self.seed >= 0
         return [] if right else [f"DetectLanguage: seed must be a whole number from 0, got {self.seed!r}"]
 
-    def columns(self, table: pa.Table) -> pa.Table:
-        languages = _of_each_prompt(table, lambda texts: map(self._language, texts))
-        return pa.table({"language": record.column(languages, pa.string(), len(table))})
+    def prepare(self, batch: Batch) -> list[str | None]:
+        return [self._language(text[:LONGEST]) for text in batch.texts("prompt")]
+
+    def annotate(self, model: None, items: list[str | None]) -> pa.Table:
+        return pa.table({"language": items}, self.adds.arrow_schema)
+
+    def key(self) -> str:
+        return f"{super().key()} {_installed('langdetect')}"
 
     def __getstate__(self) -> dict[str, Any]:
         return asdict(self)  # without what is loaded
@@ -77,7 +82,7 @@ class DetectLanguage(Annotator):
 
 
 @dataclass(frozen=True)
-class CountPersons(Annotator):
+class CountPersons(ModelAnnotator):
     """`persons`: how many persons a prompt names, each time it names them; `model` is a spaCy pipeline or its folder.
 
     Raises:
@@ -99,15 +104,18 @@ class CountPersons(Annotator):
         right = isinstance(self.model, str) and self.model.strip()
         return [] if right else [f"CountPersons: model must be the name of a spaCy pipeline, got {self.model!r}"]
 
-    def columns(self, table: pa.Table) -> pa.Table:
-        return pa.table({"persons": record.column(_of_each_prompt(table, self._counts), pa.int32(), len(table))})
+    def prepare(self, batch: Batch) -> list[int]:
+        documents = self._pipeline.pipe([text[:LONGEST] for text in batch.texts("prompt")])
+        return [sum(entity.label_ in PERSON for entity in document.ents) for document in documents]
+
+    def annotate(self, model: None, items: list[int]) -> pa.Table:
+        return pa.table({"persons": items}, self.adds.arrow_schema)
+
+    def key(self) -> str:
+        return f"{super().key()} {_installed(self.model)}"
 
     def __getstate__(self) -> dict[str, Any]:
         return asdict(self)
-
-    def _counts(self, texts: Sequence[str]) -> Iterable[int]:
-        documents = self._pipeline.pipe(texts) if texts else ()
-        return (sum(entity.label_ in PERSON for entity in document.ents) for document in documents)
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -130,8 +138,9 @@ class CountPersons(Annotator):
         return pipeline
 
 
-def _of_each_prompt(table: pa.Table, answer: Callable[[Sequence[str]], Iterable[Any]]) -> pa.Array:
-    """`answer` for the prompts of `table`, asked once for each distinct one; null for null."""
-    prompts = record.column(table["prompt"], pa.string(), len(table)).dictionary_encode()
-    distinct = [text[:LONGEST] for text in prompts.dictionary.to_pylist()]
-    return pa.array(list(answer(distinct))).take(prompts.indices)
+def _installed(package: str) -> str:
+    """The release of a package that gives the answers; "" where there is none, as of a pipeline in a folder."""
+    try:
+        return version(package)
+    except (PackageNotFoundError, ValueError):
+        return ""

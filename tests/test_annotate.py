@@ -1,4 +1,4 @@
-"""Steps with models: every distinct row is shown once and never again; what fails is isolated, named and can be retried."""
+"""Steps with models: every distinct row is shown once and never again; what fails is isolated, named and retried."""
 
 import json
 import logging

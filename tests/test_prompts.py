@@ -450,7 +450,8 @@ def test_what_is_not_installed_is_named_with_its_extra(package: str, step: str) 
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"
         "import pyarrow, processors.language as language\n"
-        f"language.{step}().columns(pyarrow.table({{'prompt': ['a cat']}}))"
+        "from hfds.batch import Batch\n"
+        f"language.{step}().prepare(Batch(pyarrow.table({{'prompt': ['a cat']}})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stderr.strip().endswith(f"{step} needs {package}: pip install 'hfds[language]'")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from fixtures import ranked, toy
-from fixtures.voices import Loud, shown
+from fixtures.voices import shown
 
-from hfds.errors import ConfigError, MissingExtra
+from hfds.errors import ConfigError
 from hfds.release import build
 from hfds.run import Run
 from hfds.store import Store
@@ -38,7 +38,7 @@ def launch(ranks: int, sources: Path, work: Path, out: Path, seconds: float) -> 
     return [
         subprocess.Popen(
             arguments,
-            env={**common, "RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)},
+            env={**common, "RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": str(ranks)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for n in range(ranks)

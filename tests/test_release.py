@@ -24,9 +24,9 @@ from fixtures.make import picture, tar
 
 from builders.dalle3 import Dalle3
 from hfds.errors import BadFile, ConfigError, HfdsError, OutOfSpace, SourceChanged, SourceMissing
+from hfds.plan import plan
 from hfds.processor import Filter
 from hfds.record import drops
-from hfds.plan import plan
 from hfds.release import Input, Release, build
 from hfds.run import Run
 from processors.dedup import MarkDuplicates

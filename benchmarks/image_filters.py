@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tarfile
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -109,7 +110,8 @@ def make_shard(sources: list[Path], numbers: range, folder: Path) -> list[dict[s
     shard = f"{numbers.start // SHARD:05d}"
     files = folder / "files" / shard
     files.mkdir(parents=True)
-    listing, rows = [], []
+    listing: list[dict[str, object]] = []
+    rows: list[dict[str, object]] = []
     with tarfile.open(folder / "tars" / f"{shard}.tar", "w") as tar:
         for number in numbers:
             extension, data, (width, height) = encoded(sources, number)
@@ -200,7 +202,7 @@ def compare(title: str, sides: list[tuple[str, list[str]]], times: int, fresh: P
         own = [sides[number] for sides in told]
         start = median(one["start"] for one in own)
         cpu, peak = (median(getattr(sides[number], what) for sides in rounds) for what in ("cpu", "peak_mb"))
-        spans = {"": ("process",)}
+        spans: dict[str, tuple[str, ...]] = {"": ("process",)}
         if "build" in own[0]:
             spans = {": filters": ("process",), ": tars to filtered": ("read", "process"), ": build": ("build",)}
         for span, parts in spans.items():
@@ -214,7 +216,7 @@ def compare(title: str, sides: list[tuple[str, list[str]]], times: int, fresh: P
 
 def shapes(python: Path, scratch: Path, times: int) -> None:
     """At least 1024 x 1024, and no longer than two to one."""
-    recipe = [
+    recipe: list[dict[str, Any]] = [
         {"image_shape_filter": {"min_width": 1024, "min_height": 1024}},
         {"image_aspect_ratio_filter": {"min_ratio": 0.5, "max_ratio": 2}},
     ]
@@ -243,7 +245,7 @@ def models(python: Path, scratch: Path, times: int, number: int) -> None:
         rules = f"nsfw <= {nsfw};watermark <= {watermark};aesthetic >= {aesthetic}"
         folder = str(scratch / "checkpoints")
         predictor = f"{folder}/aesthetic-v2-linear"
-        recipe = [
+        recipe: list[dict[str, Any]] = [
             {"image_nsfw_filter": {"hf_nsfw_model": f"{folder}/nsfw", "max_score": nsfw}},
             {"image_watermark_filter": {"hf_watermark_model": f"{folder}/watermark", "prob_threshold": watermark}},
             {"image_aesthetics_filter": {"hf_scorer_model": predictor, "min_score": aesthetic, "max_score": 100}},
@@ -256,7 +258,8 @@ def models(python: Path, scratch: Path, times: int, number: int) -> None:
         ]
 
     told = []
-    for name, command in both(1, 1, -100):
+    fast, full, _, peer = both(1, 1, -100)
+    for name, command in (fast, full, peer):
         shutil.rmtree(scratch / "fresh", ignore_errors=True)
         (scratch / "fresh").mkdir()
         told.append(result(side.run(name, command)))
@@ -273,7 +276,7 @@ def models(python: Path, scratch: Path, times: int, number: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders of pictures to take parts of")
-    parser.add_argument("--scratch", type=Path, required=True, help="a new folder in memory or on a fast disk")
+    parser.add_argument("--scratch", type=Path, required=True, help="a folder in memory or on a fast disk")
     parser.add_argument("--peer-python", type=Path, required=True, help="the interpreter of data-juicer's environment")
     parser.add_argument("-n", type=int, default=3000, help="pictures whose headers are read; each takes 1.2 MB")
     parser.add_argument("--scored", type=int, default=800, help="pictures that models are shown")
@@ -281,7 +284,8 @@ def main() -> None:
     args = parser.parse_args()
     found = (path for folder in args.pictures for path in folder.rglob("*"))
     sources = sorted(path for path in found if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    scratch = args.scratch.resolve()
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=args.scratch.resolve()))
     make(sources, args.n, scratch)
     make_checkpoints(scratch / "checkpoints")
     size = side.folder_bytes(scratch / "files")

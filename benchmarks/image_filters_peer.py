@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", help="a jsonl with id and images")
     parser.add_argument("recipe", help="as JSON: a list of {operator: parameters}")
-    parser.add_argument("cache", help="a folder for the rows as Arrow")
+    parser.add_argument("cache", help="a folder that rows are cached in")
     parser.add_argument("--fuse", action="store_true", help="filters share the pictures that they load")
     args = parser.parse_args()
     recipe: list[dict[str, dict[str, Any]]] = json.loads(args.recipe)

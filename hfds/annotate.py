@@ -142,6 +142,7 @@ class _Pass:
         self.sizes = _Sizes(run)
         self.tallies = [_Tally(self.sizes.of(one)) for one in asked]
         self.committed = time.monotonic()
+        self.held = 0  # bytes that are not in the store yet
         self.loading = 0.0
 
     def over(self, which: list[int], positions: np.ndarray) -> None:
@@ -164,7 +165,7 @@ class _Pass:
                 bar.update(len(chunk))
                 if self.run.overdue:
                     return
-                if time.monotonic() - self.committed > self.run.commit_seconds or self._held() > PART:
+                if time.monotonic() - self.committed > self.run.commit_seconds or self.held > PART:
                     self.commit()
             for number in which:
                 self._answer(number, len(self.tallies[number].waiting))
@@ -187,10 +188,7 @@ class _Pass:
                 keys, why = zip(*tally.failures, strict=True)
                 one.answers.write_failed(np.stack(keys), [w.reason for w in why], [w.value for w in why])
             tally.clear()
-        self.committed = time.monotonic()
-
-    def _held(self) -> int:
-        return sum(table.nbytes for tally in self.tallies for table in tally.tables)
+        self.committed, self.held = time.monotonic(), 0
 
     def _take(self, number: int, keys: np.ndarray, items: list[Any]) -> None:
         """Puts prepared rows in line, and answers as soon as a batch is full."""
@@ -236,6 +234,7 @@ class _Pass:
             raise HfdsError(f"{one.step.name}.annotate gave {len(table)} rows for {len(items)}; it must give as many")
         tally.keys.append(np.stack([key for key, _ in batch]))
         tally.tables.append(table.slice(0, len(batch)).select(one.schema.names).cast(one.schema))
+        self.held += tally.tables[-1].nbytes
         tally.computed += len(batch)
         self._believe(number)
 
@@ -279,6 +278,8 @@ class _Pass:
     def _model(self, one: Asked) -> Any:
         """What the step loads, once per process; models of other passes make room."""
         models, name = self.run.models, one.answers.folder
+        if not one.step.loads:
+            return None
         if name not in models:
             began = time.monotonic()
             for other in set(models) - {entry.answers.folder for entry in self.asked}:
@@ -301,6 +302,8 @@ class _Sizes:
 
     def of(self, one: Asked) -> int:
         wanted = self.run.batch_size or one.step.batch_size
+        if not one.step.loads:  # and importing torch, to ask it for the device, takes seconds
+            return wanted
         return min(wanted, self._found().get(self._name(one), wanted))
 
     def remember(self, one: Asked, size: int) -> None:

@@ -38,6 +38,10 @@ class Asks(Protocol):
     def adds(self) -> Features:
         """Columns."""
 
+    @property
+    def loads(self) -> bool:
+        """Whether there is a model."""
+
     def key(self) -> str:
         """What its answers depend on besides what it is shown."""
 

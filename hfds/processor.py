@@ -176,9 +176,14 @@ class ModelAnnotator(Annotator):
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Model)}
 
+    @property
+    def loads(self) -> bool:
+        """Whether it has a model to load; without one all its work is in `prepare`."""
+        return type(self).load is not ModelAnnotator.load
+
     def load(self, device: str) -> Any:
-        """The model on `device` ("cpu", "cuda:0"); None where nothing but `prepare` does the work."""
-        return None
+        """The model on `device` ("cpu", "cuda:0"); left out where all work is in `prepare`."""
+        raise NotImplementedError
 
     def prepare(self, batch: Batch) -> list[Any]:
         """For each row of `batch` what the model is shown, or a BadRow that says why it cannot be.

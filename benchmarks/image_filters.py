@@ -60,7 +60,8 @@ if __name__ == "__main__":
         asked = tuple(kind(Model(f"{models}/{name}"), decode) for name, kind in kinds.items())
     steps = (*asked, *map(Keep, rules.split(";")))
     for step in asked:
-        step.load("cpu")
+        if step.loads:
+            step.load("cpu")
     loaded = time.perf_counter()
     builder = Laion(data_dir=tars, cache_dir=f"{work}/cache")
     builder.download_and_prepare(num_proc=2)

@@ -182,8 +182,8 @@ class ModelAnnotator(Annotator):
         return type(self).load is not ModelAnnotator.load
 
     def load(self, device: str) -> Any:
-        """The model on `device` ("cpu", "cuda:0"); left out where all work is in `prepare`."""
-        raise NotImplementedError
+        """The model on `device` ("cpu", "cuda:0"); not overridden where all work is in `prepare`."""
+        return None
 
     def prepare(self, batch: Batch) -> list[Any]:
         """For each row of `batch` what the model is shown, or a BadRow that says why it cannot be.

@@ -77,8 +77,9 @@ def test_two_ranks_divide_the_work_and_give_the_same(tmp_path: Path, sources: Pa
     assert stored(work) == {"Loud": ROWS // 3, "Wide": ROWS // 3}
 
 
-def kill_and_go_on(tmp_path: Path, sources: Path, kills: int, seconds: float) -> None:
+def kill_and_go_on(tmp_path: Path, kills: int, rows: int, seconds: float) -> None:
     """Kills runs of 2, 3 and 1 ranks at random moments, then lets one finish, and looks at what was computed."""
+    sources = toy.write(tmp_path / "sources", a=toy.many(rows))
     chance, work = random.Random(kills), tmp_path / "work"
     for number in range(kills):
         processes = launch((2, 3, 1)[number % 3], sources, work, tmp_path / "dist", seconds)
@@ -87,7 +88,7 @@ def kill_and_go_on(tmp_path: Path, sources: Path, kills: int, seconds: float) ->
             time.sleep(0.05)  # past the imports
         time.sleep(chance.random() * 1.5)
         alive = [process for process in processes if process.poll() is None]
-        assert alive, "the runs must be slower, or none is killed"
+        assert alive, f"the runs must be slower, or none is killed: {ended(processes)}"
         for process in alive if chance.random() < 0.5 else [chance.choice(alive)]:
             process.send_signal(signal.SIGKILL)
         time.sleep(0.2)
@@ -97,8 +98,8 @@ def kill_and_go_on(tmp_path: Path, sources: Path, kills: int, seconds: float) ->
             assert code in (-9, -15) or "another rank of this run ended" in errors, errors
     done = ended(launch(3, sources, work, tmp_path / "dist", 0))
     assert done[0][1].split() == [alone(tmp_path, sources)], done
-    assert stored(work) == {"Loud": ROWS // 3, "Wide": ROWS // 3}, "no finished row was computed again"
-    assert len(Counter(text for log in work.glob("shown-?") for text in shown(log))) == ROWS // 3
+    assert stored(work) == {"Loud": rows // 3, "Wide": rows // 3}, "no finished row was computed again"
+    assert len(Counter(text for log in work.glob("shown-?") for text in shown(log))) == rows // 3
 
 
 def test_a_rank_that_dies_is_noticed_by_the_others(tmp_path: Path, sources: Path) -> None:
@@ -114,13 +115,13 @@ def test_a_rank_that_dies_is_noticed_by_the_others(tmp_path: Path, sources: Path
     assert again[0][1].split() == [alone(tmp_path, sources)]
 
 
-def test_killed_and_run_with_other_numbers_of_ranks(tmp_path: Path, sources: Path) -> None:
-    kill_and_go_on(tmp_path, sources, kills=2, seconds=0.2)
+def test_killed_and_run_with_other_numbers_of_ranks(tmp_path: Path) -> None:
+    kill_and_go_on(tmp_path, kills=2, rows=1500, seconds=0.2)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(tmp_path: Path, sources: Path) -> None:
-    kill_and_go_on(tmp_path, sources, kills=20, seconds=2.5)
+def test_killed_twenty_times(tmp_path: Path) -> None:
+    kill_and_go_on(tmp_path, kills=20, rows=15_000, seconds=0.5)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from hfds.builder import Builder, Piece, SourceConfig
     from hfds.catalogue import load
     from hfds.errors import HfdsError
-    from hfds.processor import Annotator, Filter, Step, WholeDataset
+    from hfds.model import Model
+    from hfds.processor import Annotator, Filter, ModelAnnotator, Step, WholeDataset
     from hfds.record import FEATURES
     from hfds.release import Built, Input, Release, build
     from hfds.run import Run
@@ -27,6 +28,8 @@ _HOMES = {
     "Piece": "builder",
     "Step": "processor",
     "Annotator": "processor",
+    "ModelAnnotator": "processor",
+    "Model": "model",
     "Filter": "processor",
     "WholeDataset": "processor",
     "FEATURES": "record",
@@ -35,7 +38,7 @@ _HOMES = {
 
 __all__ = [
     "load", "build", "Release", "Input", "Built", "Run",
-    "Builder", "SourceConfig", "Piece", "Step", "Annotator", "Filter", "WholeDataset",
+    "Builder", "SourceConfig", "Piece", "Step", "Annotator", "ModelAnnotator", "Filter", "WholeDataset", "Model",
     "FEATURES", "HfdsError",
 ]  # fmt: skip
 

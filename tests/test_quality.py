@@ -4,6 +4,7 @@ import io
 import pickle
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,16 @@ def test_problems_are_named(wrong: Any, problem: str) -> None:
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no model: there is no config.json in it, but nothing"):
         ScoreNsfw(Model(str(tmp_path)))(rows(picture()))
+
+
+def test_the_step_of_the_documentation(tmp_path: Path) -> None:
+    page = (ROOT / "docs/models.md").read_text()
+    code = page.rpartition("```python\n")[2].partition("```")[0]
+    there: dict[str, Any] = {"__name__": "docs_models"}
+    sys.modules["docs_models"] = types.ModuleType("docs_models")
+    exec(compile(code, "docs/models.md", "exec"), there)
+    step = there["CountTokens"](Model(str(checkpoints.clip(tmp_path / "clip"))))
+    made = step(Dataset.from_dict({"prompt": ["a cat", None, "a cat and a dog"]}), Run.here(tmp_path / "work"))
+    tokens = made["tokens"][:]
+    assert tokens[1] is None
+    assert 2 < tokens[0] < tokens[2]

@@ -40,49 +40,51 @@ SIZES = (
 )
 SHARD = 200  # pictures
 OURS = """
-import json, sys, time
-from pathlib import Path
-start = time.perf_counter()
+import json, os, sys, time
+def now():
+    return time.perf_counter(), sum(os.times()[:4])
+start = now()
 import pyarrow.parquet as pq
 from builders.laion import Laion
 from hfds.annotate import annotate
 from hfds.model import Model
-from hfds.processor import ModelAnnotator
 from hfds.release import Input, Release, build
 from hfds.run import Run
 from processors.keep import Keep
 from processors.quality import MeasureImage, ScoreAesthetic, ScoreNsfw, ScoreWatermark
+def spent(start, end):
+    return [end[0] - start[0], end[1] - start[1]]
 if __name__ == "__main__":
-    task, decode, rules, tars, models, work = sys.argv[1:]
+    how, decode, rules, tars, models, work = sys.argv[1:]
     asked = (MeasureImage(),)
-    if task == "models":
+    if decode:
         kinds = {"nsfw": ScoreNsfw, "watermark": ScoreWatermark, "aesthetic-v2-linear": ScoreAesthetic}
         asked = tuple(kind(Model(f"{models}/{name}"), decode) for name, kind in kinds.items())
-    steps = (*asked, *map(Keep, rules.split(";")))
-    for step in asked:
-        if step.loads:
+        for step in asked:
             step.load("cpu")
-    loaded = time.perf_counter()
-    builder = Laion(data_dir=tars, cache_dir=f"{work}/cache")
-    builder.download_and_prepare(num_proc=2)
-    rows = builder.as_dataset("train")
-    read = time.perf_counter()
-    run = Run.here(f"{work}/apart", 2)
-    annotate(asked, rows, run)
-    for step in steps:
-        rows = step(rows, run)
-    done = time.perf_counter()
-    kept = rows.select([n for n, fate in enumerate(rows["dropped"]) if fate is None])
-    scores = kept.select_columns([name for step in asked for name in step.adds]).to_list()
-    again = time.perf_counter()
-    release = Release("pictures", "bench", (Input(Laion, folder="."),), steps)
-    built = build(release, Run.here(f"{work}/built", 2), sources=tars, out=f"{work}/out")
-    whole = time.perf_counter() - again
-    ledger = pq.read_table(built.folder / "ledger/bench.parquet", columns=["id", "reason"]).to_pylist()
-    if [row["id"] for row in ledger if row["reason"] is None] != kept["id"]:
-        sys.exit("the build kept other rows than its steps by hand")
-    print("RESULT", json.dumps({"start": loaded - start, "read": read - loaded, "process": done - read,
-        "build": whole, "rows": len(rows), "kept": dict(zip(kept["id"], scores, strict=True))}))
+    steps = (*asked, *map(Keep, rules.split(";")))
+    run = Run.here(f"{work}/run", 2)
+    loaded = now()
+    if how == "build":
+        release = Release("pictures", "bench", (Input(Laion, folder="."),), steps)
+        built = build(release, run, sources=tars, out=f"{work}/out")
+        spans = {": build": spent(loaded, now())}
+        rows = pq.read_table(built.folder / "ledger/bench.parquet", columns=["id", "reason"]).to_pylist()
+        kept = {row["id"]: {} for row in rows if row["reason"] is None}
+    else:
+        builder = Laion(data_dir=tars, cache_dir=f"{work}/cache")
+        builder.download_and_prepare(num_proc=2)
+        rows = builder.as_dataset("train")
+        read = now()
+        annotate(asked, rows, run)
+        for step in steps:
+            rows = step(rows, run)
+        done = now()
+        spans = {": filters": spent(read, done), ": reading, filters": spent(loaded, done)}
+        stay = rows.select([n for n, fate in enumerate(rows["dropped"]) if fate is None])
+        scores = stay.select_columns([name for step in asked for name in step.adds]).to_list()
+        kept = dict(zip(stay["id"], scores, strict=True))
+    print("RESULT", json.dumps({"start": spent(start, loaded)[0], "spans": spans, "rows": len(rows), "kept": kept}))
 """
 
 
@@ -158,9 +160,9 @@ def make_checkpoints(folder: Path) -> None:
     (predictor / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
 
 
-def ours(task: str, decode: str, rules: str, tars: Path, scratch: Path) -> list[str]:
-    """hfds on the tars of a folder; `rules` are those of Keep, joined by semicolons."""
-    arguments = (task, decode, rules, tars, scratch / "checkpoints", scratch / "fresh")
+def ours(how: str, decode: str, rules: str, tars: Path, scratch: Path) -> list[str]:
+    """hfds on the tars of a folder, by "steps" or by "build"; `rules` are those of Keep, joined by semicolons."""
+    arguments = (how, decode, rules, tars, scratch / "checkpoints", scratch / "fresh")
     return [sys.executable, "-c", OURS, *map(str, arguments)]
 
 
@@ -177,12 +179,11 @@ def result(one: side.Side) -> dict[str, Any]:
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    """How many rows only one side kept, and by how much scores differ at most in rows that both did."""
-    both = ours["kept"].keys() & theirs["kept"].keys()
-    apart = len(ours["kept"].keys() ^ theirs["kept"].keys())
-    names = next(iter(theirs["kept"].values())).keys()
-    most = {name: max(abs(ours["kept"][id_][name] - theirs["kept"][id_][name]) for id_ in both) for name in names}
-    return f"{apart} rows kept by one side only" + "".join(f"; {name} {most[name]:.2g}" for name in names)
+    """How many rows only one side kept, and by how much its scores differ at most in rows that both did."""
+    pairs = [(ours["kept"][id_], theirs["kept"][id_]) for id_ in ours["kept"].keys() & theirs["kept"].keys()]
+    names = [name for name in pairs[0][0] if name in pairs[0][1]] if pairs else []
+    most = "".join(f", {name} {max(abs(our[name] - their[name]) for our, their in pairs):.2g}" for name in names)
+    return f"{len(ours['kept'].keys() ^ theirs['kept'].keys())} rows kept by one side only{most}"
 
 
 def compare(title: str, sides: list[tuple[str, list[str]]], times: int, fresh: Path) -> None:
@@ -194,25 +195,23 @@ def compare(title: str, sides: list[tuple[str, list[str]]], times: int, fresh: P
 
     rounds = side.turns([(name, command, None) for name, command in sides], times, clear)
     told = [[result(one) for one in sides] for sides in rounds]
-    count = told[0][0]["rows"]
-    peers = [min(one["process"] for one in sides[-2:]) for sides in told]
-    print(f"\n{title}: {count} pictures, {len(told[0][-1]['kept'])} kept by data-juicer\n")
-    print("| side | start-up s | s | pictures/s | faster than data-juicer by | CPU s in all | peak MB |")
-    print("|---|---|---|---|---|---|---|")
+    count, last = told[0][0]["rows"], told[0][-1]
+    peers = [min(one["spans"][""] for one in sides[-2:]) for sides in told]
+    print(f"\n{title}: {count} pictures, {len(last['kept'])} kept by data-juicer\n")
+    print("| side | start-up s | s | pictures/s | faster than data-juicer | CPU ms a picture | less CPU | peak MB |")
+    print("|---|---|---|---|---|---|---|---|")
     for number, (name, _) in enumerate(sides):
-        own = [sides[number] for sides in told]
-        start = median(one["start"] for one in own)
-        cpu, peak = (median(getattr(sides[number], what) for sides in rounds) for what in ("cpu", "peak_mb"))
-        spans: dict[str, tuple[str, ...]] = {"": ("process",)}
-        if "build" in own[0]:
-            spans = {": filters": ("process",), ": tars to filtered": ("read", "process"), ": build": ("build",)}
-        for span, parts in spans.items():
-            seconds = [sum(one[part] for part in parts) for one in own]
-            faster = median(peer / one for peer, one in zip(peers, seconds, strict=True))
-            rate = f"{median(seconds):.2f} | {count / median(seconds):,.0f} | {faster:.1f}x"
-            print(f"| {name}{span} | {start:.1f} | {rate} | {cpu:.0f} | {peak:.0f} |")
-    for (name, _), one in zip(sides[:-2], told[0], strict=False):
-        print(f"{name}: {differences(one, told[0][-1])}")
+        start = median(sides[number]["start"] for sides in told)
+        peak = median(sides[number].peak_mb for sides in rounds)
+        for span in told[0][number]["spans"]:
+            took = [sides[number]["spans"][span] for sides in told]
+            wall, cpu = (median(one[n] for one in took) for n in (0, 1))
+            faster, less = (median(peer[n] / one[n] for peer, one in zip(peers, took, strict=True)) for n in (0, 1))
+            speed = f"{wall:.2f} | {count / wall:,.0f} | {faster:.1f}x | {cpu / count * 1e3:.2f} | {less:.1f}x"
+            print(f"| {name}{span} | {start:.1f} | {speed} | {peak:.0f} |")
+    print()
+    for (name, _), one in zip(sides, told[0], strict=True):
+        print(f"{name}: {differences(one, last)}")
 
 
 def shapes(python: Path, scratch: Path, times: int) -> None:
@@ -223,7 +222,8 @@ def shapes(python: Path, scratch: Path, times: int) -> None:
     ]
     rules = "width >= 1024 and height >= 1024;0.5 <= aspect <= 2"
     sides = [
-        ("hfds", ours("shapes", "fast", rules, scratch / "tars", scratch)),
+        ("hfds", ours("steps", "", rules, scratch / "tars", scratch)),
+        ("hfds", ours("build", "", rules, scratch / "tars", scratch)),
         ("data-juicer", theirs(python, recipe, scratch / "rows.jsonl", scratch)),
         ("data-juicer, fused", theirs(python, recipe, scratch / "rows.jsonl", scratch, "--fuse")),
     ]
@@ -252,14 +252,15 @@ def models(python: Path, scratch: Path, times: int, number: int) -> None:
             {"image_aesthetics_filter": {"hf_scorer_model": predictor, "min_score": aesthetic, "max_score": 100}},
         ]
         return [
-            ("hfds", ours("models", "fast", rules, tars, scratch)),
-            ("hfds, JPEGs decoded in full", ours("models", "exact", rules, tars, scratch)),
+            ("hfds", ours("steps", "fast", rules, tars, scratch)),
+            ("hfds", ours("build", "fast", rules, tars, scratch)),
+            ("hfds, decoding in full", ours("steps", "exact", rules, tars, scratch)),
             ("data-juicer", theirs(python, recipe, rows, scratch)),
             ("data-juicer, fused", theirs(python, recipe, rows, scratch, "--fuse")),
         ]
 
     told = []
-    fast, full, _, peer = both(1, 1, -100)
+    fast, _, full, _, peer = both(1, 1, -100)
     for name, command in (fast, full, peer):
         shutil.rmtree(scratch / "fresh", ignore_errors=True)
         (scratch / "fresh").mkdir()

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,19 @@ def test_steps_that_are_worked_on_together(tmp_path: Path) -> None:
     assert [sorted(n.tolist()) for _, n in groups([np.array([1, 4]), np.array([1, 2])])] == [[1], [4], [2]]
 
 
+def on_device(run: Run) -> Run:
+    """`run` as on an accelerator, which is asked by several threads so that it waits for nothing."""
+    vars(run).update(device="cuda:0", device_name="a device")
+    return run
+
+
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_a_row_that_makes_the_model_fail_is_found(
-    tmp_path: Path, num_proc: int, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("where", [on_device, lambda run: run])
+def test_a_row_that_makes_the_model_fail_is_found(tmp_path: Path, num_proc: int, where: Callable[[Run], Run]) -> None:
     log = tmp_path / "log"
     step = Loud(log=str(log), breaks="7", refuses="13")
     given = many(40)
-    made = step(given, Run.here(tmp_path / "work", num_proc))
+    made = step(given, where(Run.here(tmp_path / "work", num_proc)))
     failed = [n for n, row in enumerate(made["dropped"][:]) if row]
     assert failed == [7, 13, 17, 27, 37]
     assert reasons(made)[7] == ("ArithmeticError", "cannot read 7")
@@ -120,15 +126,18 @@ def test_a_model_that_fails_on_everything_drops_nothing(tmp_path: Path) -> None:
     assert Loud()(many(40), Run.here(tmp_path))["loudness"][0] is not None
 
 
-def test_out_of_memory_shrinks_the_batch_and_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("where", [on_device, lambda run: run])
+def test_out_of_memory_shrinks_the_batch_and_is_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: Callable[[Run], Run]
+) -> None:
     log = tmp_path / "log"
     step = Loud(log=str(log), fits=3)
     with caplog.at_level(logging.WARNING):
-        assert len(step(many(30), Run.here(tmp_path / "work"))) == 30
+        assert step(many(30), where(Run.here(tmp_path / "work")))["loudness"][:] == Loud()(many(30))["loudness"][:]
     assert "going on with 2 rows at a time" in caplog.text
     assert [*json.loads((tmp_path / "work/batches.json").read_text()).values()] == [2]
     caplog.clear()
-    made = step(rows("X", "Y", "Z"), Run.here(tmp_path / "work"))
+    made = step(rows("X", "Y", "Z"), where(Run.here(tmp_path / "work")))
     assert caplog.text == ""
     assert made["loudness"][:] == [1, 1, 1]
     assert reasons(Loud(fits=0)(rows("a"), Run.here(tmp_path / "other")))[0] == (

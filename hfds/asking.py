@@ -1,0 +1,221 @@
+"""Asking: one step's model, the rows that wait for it, and what it said of them that is not in the store yet."""
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from hfds.asked import Asked
+from hfds.errors import BadRow, HfdsError
+from hfds.record import printable
+from hfds.run import Run
+
+ALIKE = 16  # failures in a row that are no matter of the rows any more
+FLYING = 1  # batches that are still being worked on when the next is begun, so that a device waits for nothing
+_log = logging.getLogger(__name__)
+
+
+class Crash(NamedTuple):
+    """An exception that a row caused, or seemed to cause."""
+
+    reason: str
+    value: str
+
+
+def crash(error: BaseException) -> Crash:
+    """An exception as a reason and a value of the ledger."""
+    return Crash(type(error).__name__, printable(" ".join(str(error).split()))[:200])
+
+
+class _Row(NamedTuple):
+    """The key of a row, and what its model is shown."""
+
+    key: np.ndarray
+    item: Any
+
+
+class _Said(NamedTuple):
+    """What became of a batch: a table or an exception, and the seconds."""
+
+    table: pa.Table | None
+    problem: Exception | None
+    seconds: float
+
+
+class Asking:
+    """Shows rows to the model of one step.
+
+    Args:
+        asked: the step.
+        run: where, with what is loaded already.
+        threads: of which two keep a device busy; None asks here and waits.
+    """
+
+    def __init__(self, asked: Asked, run: Run, threads: Executor | None):
+        self.asked, self.run, self.threads = asked, run, threads
+        self.size = _remembered(asked, run)
+        self.computed = self.failed = 0
+        self.busy = self.loading = 0.0  # seconds
+        self._waiting: list[_Row] = []
+        self._flying: deque[tuple[list[_Row], int, Future[_Said]]] = deque()
+        self._keys: list[np.ndarray] = []
+        self._tables: list[pa.Table] = []
+        self._failures: list[tuple[np.ndarray, BadRow | Crash]] = []
+        self._suspects: list[tuple[np.ndarray, Crash]] = []  # with no answer after them yet
+        self.held = 0  # bytes that are not in the store yet
+
+    def take(self, keys: np.ndarray, items: list[Any]) -> None:
+        """Puts prepared rows in line, and asks as soon as a batch is full."""
+        for key, item in zip(keys, items, strict=True):
+            if isinstance(item, BadRow):
+                self._fail([(key, item)])
+            elif isinstance(item, Crash):
+                self._suspect(key, item)
+            else:
+                self._waiting.append(_Row(key, item))
+        while len(self._waiting) >= self.size:
+            batch, self._waiting = self._waiting[: self.size], self._waiting[self.size :]
+            self._ask(batch)
+
+    def finish(self) -> None:
+        """Asks about all that still waits."""
+        batch, self._waiting = self._waiting, []
+        self._ask(batch)
+        self.land()
+        self._believe()
+
+    def land(self, flying: int = 0) -> None:
+        """Waits for answers until so many batches are left in the air."""
+        while len(self._flying) > flying:
+            batch, size, said = self._flying.popleft()
+            self._hear(batch, size, said.result())
+
+    def commit(self) -> None:
+        """Writes to the store what was said since the last time."""
+        if self._tables:
+            self.asked.answers.write(np.concatenate(self._keys), pa.concat_tables(self._tables))
+        if self._failures:
+            keys, why = zip(*self._failures, strict=True)
+            self.asked.answers.write_failed(np.stack(keys), [w.reason for w in why], [w.value for w in why])
+        for written in (self._keys, self._tables, self._failures):
+            written.clear()
+        self.held = 0
+
+    def _ask(self, batch: list[_Row]) -> None:
+        while len(batch) > self.size:
+            first, batch = batch[: self.size], batch[self.size :]
+            self._ask(first)
+        if not batch:
+            return
+        model = self._model()
+        items = [row.item for row in batch]
+        if self.asked.step.loads:  # always the same shape: an answer does not depend on how many other rows came
+            items += items[-1:] * (self.size - len(items))
+        if self.threads is None:
+            return self._hear(batch, self.size, self._say(model, items))
+        self._flying.append((batch, self.size, self.threads.submit(self._say, model, items)))
+        self.land(FLYING)
+
+    def _say(self, model: Any, items: list[Any]) -> _Said:
+        began = time.monotonic()
+        try:
+            table = self.asked.step.annotate(model, items)
+        except HfdsError:
+            raise
+        except Exception as error:  # noqa: BLE001  models raise anything
+            # Without the traceback, which would hold on to the device's memory.
+            return _Said(None, error.with_traceback(None), time.monotonic() - began)
+        if len(table) != len(items):
+            name = self.asked.step.name
+            raise HfdsError(f"{name}.annotate gave {len(table)} rows for {len(items)}; it must give as many")
+        return _Said(table, None, time.monotonic() - began)
+
+    def _hear(self, batch: list[_Row], size: int, said: _Said) -> None:
+        self.busy += said.seconds
+        if said.problem is not None:
+            return self._mend(batch, size, said.problem)
+        assert said.table is not None
+        schema = self.asked.schema
+        self._keys.append(np.stack([row.key for row in batch]))
+        self._tables.append(said.table.slice(0, len(batch)).select(schema.names).cast(schema))
+        self.held += self._tables[-1].nbytes
+        self.computed += len(batch)
+        self._believe()
+
+    def _mend(self, batch: list[_Row], size: int, problem: Exception) -> None:
+        """Goes on after an error: with smaller batches where memory was short, else by finding the row to blame."""
+        name = self.asked.step.name
+        if _is_memory(problem):
+            if size > 1:
+                if size // 2 < self.size:
+                    self.size = size // 2
+                    _remember(self.asked, self.run, self.size)
+                    _log.warning("%s: out of memory, going on with %d rows at a time", name, self.size)
+                return self._ask(batch)
+        elif "CUDA error" in str(problem):
+            raise HfdsError(f"the device failed while {name} ran ({crash(problem).value}); run again to go on")
+        if len(batch) == 1:
+            return self._suspect(batch[0].key, crash(problem))
+        middle = len(batch) // 2
+        self._ask(batch[:middle])
+        self._ask(batch[middle:])
+
+    def _suspect(self, key: np.ndarray, why: Crash) -> None:
+        self._suspects.append((key, why))
+        if len(self._suspects) >= ALIKE:
+            raise HfdsError(
+                f"{self.asked.step.name} failed on {ALIKE} rows in a row, the last time with {why.reason}: "
+                f"{why.value}; that is no matter of the rows, so none of these is dropped: mend it and run again"
+            )
+
+    def _believe(self) -> None:
+        """Failures with an answer after them, or with too few others, are those of their rows."""
+        self._fail(self._suspects)
+        self._suspects = []
+
+    def _fail(self, failures: Sequence[tuple[np.ndarray, BadRow | Crash]]) -> None:
+        self._failures += failures
+        self.failed += len(failures)
+
+    def _model(self) -> Any:
+        """What the step loads, once per process."""
+        models, name = self.run.models, self.asked.answers.folder
+        if self.asked.step.loads and name not in models:
+            began = time.monotonic()
+            models[name] = self.asked.step.load(self.run.device)
+            self.loading += time.monotonic() - began
+        return models.get(name)
+
+
+def _is_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _remembered(asked: Asked, run: Run) -> int:
+    """How many rows a model is shown at once: what was asked for, or what was found to fit on this kind of device."""
+    wanted = run.batch_size or asked.step.batch_size
+    if not asked.step.loads:  # and importing torch, to ask it for the device, takes seconds
+        return wanted
+    return min(wanted, _sizes(run).get(f"{asked.answers.folder} on {run.device_name}", wanted))
+
+
+def _remember(asked: Asked, run: Run, size: int) -> None:
+    aside = run.workdir / f"batches-{run.rank}.part"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    aside.write_text(json.dumps({**_sizes(run), f"{asked.answers.folder} on {run.device_name}": size}, indent=2))
+    aside.replace(run.workdir / "batches.json")
+
+
+def _sizes(run: Run) -> dict[str, int]:
+    try:
+        found: dict[str, int] = json.loads((run.workdir / "batches.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found

@@ -22,8 +22,8 @@ from datasets import Dataset, Features, Value
 
 from builders.gustavosta import Gustavosta
 from hfds import Input, Release, Run, build
+from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
-from hfds.processor import ModelAnnotator
 
 BATCH = 64
 

@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hfds.annotator import ModelAnnotator
     from hfds.builder import Builder, Piece, SourceConfig
     from hfds.catalogue import load
     from hfds.errors import HfdsError
     from hfds.model import Model
-    from hfds.processor import Annotator, Filter, ModelAnnotator, Step, WholeDataset
+    from hfds.processor import Annotator, Filter, Step, WholeDataset
     from hfds.record import FEATURES
     from hfds.release import Built, Input, Release, build
     from hfds.run import Run
@@ -28,7 +29,7 @@ _HOMES = {
     "Piece": "builder",
     "Step": "processor",
     "Annotator": "processor",
-    "ModelAnnotator": "processor",
+    "ModelAnnotator": "annotator",
     "Model": "model",
     "Filter": "processor",
     "WholeDataset": "processor",

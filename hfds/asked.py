@@ -20,7 +20,7 @@ BLOCK = 256  # neighbouring rows that go to one rank, at most
 
 
 class Asks(Protocol):
-    """The side of `hfds.processor.ModelAnnotator` that its execution needs; see there."""
+    """The side of `hfds.annotator.ModelAnnotator` that its execution needs; see there."""
 
     @property
     def batch_size(self) -> int:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -271,7 +272,7 @@ def _cell(value: Any) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors of ours are one sentence on stderr (or JSON on stdout), and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, partial(_terminated, os.getpid()))
     try:
         code = app(given, standalone_mode="--json" not in given)
         sys.exit(code if isinstance(code, int) else 0)  # that of a typer.Exit
@@ -284,10 +285,14 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001  a mistake of ours: never one of the codes that mean something
         traceback.print_exc()
         _fail(f"{type(error).__name__}: {error}; this is a bug of hfds", 70, given)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _terminated(*_: object) -> NoReturn:
-    """What a launcher sends to the ranks that are left when one has died."""
+def _terminated(process: int, *_: object) -> NoReturn:
+    """What a launcher sends to the ranks that are left when one has died; what was computed is committed on the way."""
+    if os.getpid() != process:  # one of our background processes, which inherited this
+        os._exit(143)
     message = "hfds: ended from outside, as by a launcher when another rank died; what was computed is kept, run again"
     typer.secho(message, err=True, fg="red")
     raise SystemExit(143)

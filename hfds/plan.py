@@ -12,10 +12,11 @@ from datasets import Dataset
 
 from hfds import record
 from hfds.annotate import annotate
+from hfds.annotator import ModelAnnotator, passes
 from hfds.asked import Asked
 from hfds.disk import disk_errors
 from hfds.gather import gather
-from hfds.processor import BATCH, ModelAnnotator, Step, beside, kept, marked, passes
+from hfds.processor import BATCH, Step, beside, kept, marked
 from hfds.release import Release, open_inputs
 from hfds.run import Run
 

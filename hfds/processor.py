@@ -6,11 +6,10 @@ added or replaced, or with rows marked in `dropped`; pictures are never copied. 
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,13 +20,8 @@ from datasets import Dataset, Features, concatenate_datasets
 from datasets.table import ConcatenationTable, MemoryMappedTable
 
 from hfds import record
-from hfds.annotate import annotate
-from hfds.asked import Asked
-from hfds.batch import Batch
-from hfds.errors import ConfigError, HfdsError
-from hfds.model import Model
+from hfds.errors import ConfigError
 from hfds.run import Run
-from hfds.store import answers_folder
 
 BATCH = 10_000
 Made = Callable[[pa.Table, np.ndarray], pa.Table]
@@ -119,7 +113,7 @@ class Step:
         with run.first() if run else nullcontext():
             if run is not None:
                 run.steps.mkdir(parents=True, exist_ok=True)
-                _whole(run, file)
+                whole(run, file)
             return (
                 rows.with_format("arrow")
                 .map(
@@ -157,84 +151,6 @@ class Annotator(Step):
         return pa.table(columns).cast(self.adds.arrow_schema)
 
 
-class ModelAnnotator(Annotator):
-    """An annotator whose answers are worth keeping: what it said of a row is found again by every later release.
-
-    A subclass is a frozen dataclass with a field of type `hfds.model.Model` where it has a checkpoint. Nothing in it
-    may know where it runs: it is shown rows in any order, on any number of processes, and its answer for a row must
-    not depend on the other rows of the batch.
-    """
-
-    batch_size: ClassVar[int] = 64  # items that the model is shown at once, where they fit
-
-    def fetch(self) -> None:
-        """Brings here what `load` and `prepare` read: the files of its checkpoints. Once, before work is shared out."""
-        for model in self._models().values():
-            model.folder()
-
-    def _models(self) -> dict[str, Model]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Model)}
-
-    @property
-    def loads(self) -> bool:
-        """Whether it has a model to load; without one all its work is in `prepare`."""
-        return type(self).load is not ModelAnnotator.load
-
-    def load(self, device: str) -> Any:
-        """The model on `device` ("cpu", "cuda:0"); not overridden where all work is in `prepare`."""
-        return None
-
-    def prepare(self, batch: Batch) -> list[Any]:
-        """For each row of `batch` what the model is shown, or a BadRow that says why it cannot be.
-
-        Runs ahead of the model in background processes: no torch in here, and nothing large in what it returns but
-        bytes and numpy arrays.
-        """
-        raise NotImplementedError
-
-    def annotate(self, model: Any, items: list[Any]) -> pa.Table:
-        """The columns in `adds`, one row for each of `items` (from `prepare`, without its BadRows), from what `load`
-        gave. An exception drops the row that caused it, with its name as the reason."""
-        raise NotImplementedError
-
-    def cost(self, table: pa.Table) -> np.ndarray:
-        """How much work each row is, in any unit: shape (rows,), float64. `table` has `needs` without the pictures,
-        and `width` and `height` where there are any. The ranks of a run share the work by it."""
-        return np.ones(len(table))
-
-    def parameters(self) -> dict[str, Any]:
-        """As of every step, with the checkpoint by what it is instead of by where it lies."""
-        return {**super().parameters(), **{name: model.identity for name, model in self._models().items()}}
-
-    def entry(self) -> dict[str, Any]:
-        """What the lock says of it, with its place in the store."""
-        return {**super().entry(), "answers": answers_folder(self.name, self.key())}
-
-    def columns(self, table: pa.Table) -> pa.Table:
-        """What it says of the rows in `table`, without a store."""
-        made = self(Dataset(table))
-        return made.select_columns([*self.adds]).with_format("arrow")[:]
-
-    def _of(self, rows: Dataset, run: Run | None) -> Dataset:
-        if run is None:
-            with TemporaryDirectory() as folder:
-                return self._answered(rows, Run(Path(folder)), None)
-        return self._answered(rows, run, run)
-
-    def _answered(self, rows: Dataset, run: Run, keep: Run | None) -> Dataset:
-        """The answers to all rows, those that are new computed now; `dropped` too, for rows on which it failed."""
-        asked = Asked(self, rows, run)
-        file = self._file(rows, run, _failures(asked, run))
-        if keep is None or not run.agree(lambda: _whole(run, file)):
-            annotate([self], rows, run)
-            file = self._file(rows, run, _failures(asked, run))
-        seen = [name for name in ("dropped", *self.adds, *self.needs) if name in rows.column_names]
-        seen = [name for name in seen if name != "image"] or seen
-        features = Features({**self.adds, "dropped": record.FEATURES["dropped"]})
-        return self._map(rows.select_columns([*dict.fromkeys(seen)]), keep, features, _joined(asked), file)
-
-
 class Filter(Step):
     """Marks rows as dropped by a rule over columns, with reason and value; never loads a model."""
 
@@ -269,34 +185,7 @@ class WholeDataset(Step):
         return lambda table, positions: decided()(table, positions)
 
 
-def _failures(asked: Asked, run: Run) -> str:
-    """A text that changes when a step fails on further rows, or is allowed to try again."""
-    return "".join(run.agree(lambda: asked.answers.parts("failed")))
-
-
-def _joined(asked: Asked) -> Made:
-    """What the store says about each row, as the columns of a step and `dropped`."""
-    found = functools.cache(asked.found)
-    name = asked.step.name
-
-    def made(table: pa.Table, positions: np.ndarray) -> pa.Table:
-        known, failed = found()
-        keys, shown = asked.keys[positions], asked.shown[positions]
-        places = np.where(shown, known.find(keys), -1)
-        bad = np.where(shown & (places < 0), failed.find(keys), -1)
-        if (shown & (places < 0) & (bad < 0)).any():
-            raise HfdsError(f"answers of {name} are no longer in the store; run again to compute them again")
-        answered, broken = pa.array(places >= 0), pa.array(bad >= 0)
-        new, why = known.take(places[places >= 0]), failed.take(bad[bad >= 0])
-        old = {column: table[column] for column in new.column_names if column in table.column_names}
-        columns = {column: scatter(answered, new[column], old.get(column)) for column in new.column_names}
-        drops = scatter(broken, record.drops(name, len(why), why["reason"], why["value"]), None)
-        return pa.table({**columns, **{"dropped": marked(table, drops)["dropped"]}})
-
-    return made
-
-
-def _whole(run: Run, file: str) -> bool:
+def whole(run: Run, file: str) -> bool:
     """Whether `run` keeps what a step made, in one file or one for each process; what is not whole is removed."""
     parts = [*run.steps.glob(f"{file}*.arrow")]
     for part in parts:
@@ -329,19 +218,6 @@ def beside(rows: Dataset, more: Dataset) -> Dataset:
     if len(rows) == 0:
         return Dataset(Features({**rows.features, **more.features}).arrow_schema.empty_table())
     return concatenate_datasets([rows, more], axis=1)
-
-
-def passes(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
-    """Steps in their order, neighbours with models together where none needs what another of them makes."""
-    found: list[tuple[Step, ...]] = []
-    for step in steps:
-        last = found[-1] if found else ()
-        models = isinstance(step, ModelAnnotator) and all(isinstance(other, ModelAnnotator) for other in last)
-        if last and models and not {*step.needs} & {column for other in last for column in other.adds}:
-            found[-1] = (*last, step)
-        else:
-            found.append((step,))
-    return found
 
 
 def kept(table: pa.Table) -> pa.ChunkedArray | pa.Array:

@@ -14,13 +14,14 @@ from typing import Any
 from datasets import Features, Value
 
 from hfds.annotate import annotate
+from hfds.annotator import ModelAnnotator, passes
 from hfds.builder import Builder, code_version
 from hfds.disk import alone, disk_errors
 from hfds.dist import write_release
 from hfds.errors import ConfigError, SourceMissing, nearest
 from hfds.gather import Into, gather
 from hfds.lock import file_sums
-from hfds.processor import ModelAnnotator, Step, passes
+from hfds.processor import Step
 from hfds.record import FEATURES
 from hfds.run import Run
 from hfds.store import Store

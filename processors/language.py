@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 from datasets import Features, Value
 
+from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
 from hfds.errors import ConfigError, MissingExtra
-from hfds.processor import ModelAnnotator
 
 LONGEST = 10_000  # characters that are read of a prompt; langdetect stops there too
 PERSON = {"PERSON", "PER"}  # the label of the English pipelines, and that of the others

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from datasets import Features, Value
 
+from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
 from hfds.errors import BadRow, MissingExtra
 from hfds.model import Model
 from hfds.pixels import Encoded
-from hfds.processor import ModelAnnotator
 from hfds.properties import Properties, properties
 from processors.models import Scorer
 from processors.models.aesthetic import load_predictor

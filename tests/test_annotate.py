@@ -13,9 +13,9 @@ from datasets import Dataset
 from fixtures.voices import Loud, Wide, loads, shown
 
 from hfds.annotate import annotate
+from hfds.annotator import passes
 from hfds.asked import groups, share
 from hfds.errors import HfdsError, SourceChanged, Stopped
-from hfds.processor import passes
 from hfds.run import Run
 from hfds.store import Store
 from processors.split import Split

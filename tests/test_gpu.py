@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hfds.annotator import ModelAnnotator
 from hfds.catalogue import load
 from hfds.model import Model
-from hfds.processor import ModelAnnotator
 from hfds.run import Run
 from processors.quality import NSFW, ScoreAesthetic, ScoreNsfw, ScoreSimilarity, ScoreWatermark
 

@@ -18,10 +18,10 @@ from datasets import Dataset
 from fixtures import checkpoints
 from fixtures.make import picture
 
+from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
 from hfds.errors import BadRow, ConfigError
 from hfds.model import Model
-from hfds.processor import ModelAnnotator
 from hfds.run import Run
 from processors.quality import MeasureImage, ScoreAesthetic, ScoreNsfw, ScoreSimilarity, ScoreWatermark
 

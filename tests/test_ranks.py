@@ -143,6 +143,27 @@ def test_a_launcher_ends_the_run_when_a_rank_dies(tmp_path: Path, sources: Path)
     assert again.stdout.split()[-1] == alone(tmp_path, sources), again.stderr
 
 
+def test_a_build_that_is_terminated_keeps_what_it_has(tmp_path: Path, sources: Path) -> None:
+    mine = tmp_path / "mine.py"
+    there, log = str(SCRIPT.parent.parent), str(tmp_path / "log")
+    mine.write_text(
+        f"import sys\nsys.path.insert(0, {there!r})\nfrom fixtures.ranked import release\nV1 = release({log!r}, 0.05)\n"
+    )
+    command = [sys.executable, "-m", "hfds.cli", "build", str(mine), "v1", "--sources", str(sources), "--num-proc", "2"]
+    command += ["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / "dist")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(shown(tmp_path / "log")) < 20:
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "what was computed is kept" in errors
+    count = len(shown(tmp_path / "log"))
+    assert stored(tmp_path / "work")["Loud"] >= count - 8, "all but the batch that was asked about"
+    assert subprocess.run(command, capture_output=True, timeout=100).returncode == 0
+    assert stored(tmp_path / "work") == {"Loud": ROWS // 3, "Wide": ROWS // 3}
+
+
 def test_what_looks_like_ranks_but_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="WORLD_SIZE says that this is one of 2 processes"):

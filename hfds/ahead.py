@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import warnings
@@ -65,6 +66,8 @@ def _submit(workers: Executor, do: Callable[[Given], Made], piece: Given) -> "Fu
 def _begin(work: Callable[[Any], Any], parent: int) -> None:
     global _work
     _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to all processes of a terminal; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -17,13 +17,14 @@ from datasets.utils import tqdm
 
 from hfds.ahead import ahead
 from hfds.asked import Asked, Asks, groups, share
-from hfds.asking import FLYING, Asking, Crash, crash
+from hfds.asking import FLYING, Asking, prepared
 from hfds.batch import Batch
-from hfds.errors import BadRow, ConservationError, HfdsError, Stopped
+from hfds.errors import ConservationError, Stopped
 from hfds.run import Run
 from hfds.store import PART
 
 CHUNK = (32, 512)  # rows that a background process prepares at a time: as many as a batch, within these
+DECODED = 8  # pictures that a background process has decoded at a time
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +48,8 @@ def annotate(steps: Sequence[Asks], rows: Dataset, run: Run, limit: int | None =
         Stopped: the run's hours are over; what was computed is kept.
         HfdsError: a model fails on row after row, or the store cannot be written.
     """
-    asked = [Asked(step, rows, run) for step in steps]
+    unique = {step.key(): Asked(step, rows, run) for step in steps}  # a release may have a step twice
+    asked = [*unique.values()]
     seen = run.agree(lambda: [(one.answers.parts(), one.answers.parts("failed")) for one in asked])
     missing = [one.missing(*parts) for one, parts in zip(asked, seen, strict=True)]
     for other in set(run.models) - {one.answers.folder for one in asked}:
@@ -60,18 +62,18 @@ def annotate(steps: Sequence[Asks], rows: Dataset, run: Run, limit: int | None =
             if len(own) and not run.overdue:
                 work.over(which, own)
     counts = np.sum(run.gathered([(each.computed, each.failed) for each in work.asking]), axis=0).tolist()
-    done = []
-    for one, own, (computed, failed), seconds in zip(asked, missing, counts, work.seconds, strict=True):
-        left = len(own) - computed - failed
-        done.append(Done(one.step.name, len(one.firsts) - len(own), computed, failed, left, seconds))
+    done = {}
+    for key, own, (computed, failed), seconds in zip(unique, missing, counts, work.seconds, strict=True):
+        name, known = unique[key].step.name, len(unique[key].firsts) - len(own)
+        done[key] = Done(name, known, computed, failed, len(own) - computed - failed, seconds)
         if computed or failed:
-            _log.info("%s: %d rows known, %d computed, %d failed", one.step.name, done[-1].known, computed, failed)
-    if limit is None and any(entry.left for entry in done):
-        left = ", ".join(f"{entry.left:,} rows of {entry.step}" for entry in done if entry.left)
+            _log.info("%s: %d rows known, %d computed, %d failed", name, known, computed, failed)
+    if limit is None and any(entry.left for entry in done.values()):
+        left = ", ".join(f"{entry.left:,} rows of {entry.step}" for entry in done.values() if entry.left)
         if run.max_hours is None:
             raise ConservationError(f"{left} were neither answered nor did they fail")
         raise Stopped(f"stopped after {run.max_hours:g} hours as asked, with {left} left; run again to go on")
-    return done
+    return [done[step.key()] for step in steps]
 
 
 class _Pass:
@@ -97,11 +99,11 @@ class _Pass:
         chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
         title = " + ".join(step.name for step in steps)
         bar = tqdm(total=len(positions), desc=title, unit=" rows", disable=self.run.local_rank > 0 or None)
-        prepared = ahead(lambda chunk: _prepare(steps, narrow[chunk]), chunks, self.run.num_proc)
+        coming = ahead(lambda chunk: _prepare(steps, narrow[chunk]), chunks, self.run.num_proc)
         try:
-            for chunk, items in zip(chunks, prepared, strict=True):
+            for chunk, items in zip(chunks, coming, strict=True):
                 for one, own in zip(asking, items, strict=True):
-                    one.take(one.asked.keys[chunk], own)
+                    one.take(chunk, own)
                 bar.update(len(chunk))
                 self._commit_sometimes()
                 if self.run.overdue:
@@ -109,7 +111,7 @@ class _Pass:
             for one in asking:
                 one.land() if self.run.overdue else one.finish()
         finally:
-            prepared.close()  # type: ignore[attr-defined]
+            coming.close()  # type: ignore[attr-defined]
             bar.close()
             self._commit()
             self._count(which, time.monotonic() - began, before)
@@ -134,26 +136,11 @@ class _Pass:
 
 def _prepare(steps: Sequence[Asks], table: pa.Table) -> list[list[Any]]:
     """In a background process: what each step's model is shown of the rows in `table`."""
-    with Batch(table) as batch:
-        return [_items(step, batch) for step in steps]
-
-
-def _items(step: Asks, batch: Batch) -> list[Any]:
-    """What `step.prepare` gives, with a BadRow or a Crash for the rows that it cannot take."""
-    blame: BadRow | Crash
-    try:
-        items = step.prepare(batch)
-    except BadRow as error:
-        blame = error
-    except HfdsError:
-        raise
-    except Exception as error:  # noqa: BLE001  whatever a tokenizer or a decoder trips over
-        blame = crash(error)
-    else:
-        if len(items) != len(batch):
-            problem = f"{step.name}.prepare gave {len(items)} items for {len(batch)} rows; it must give one for each"
-            raise HfdsError(problem)
-        return items
-    if len(batch) == 1:
-        return [blame]
-    return [item for row in range(len(batch)) for item in _items(step, batch.row(row))]
+    pictures = any("image" in step.needs for step in steps)
+    size = DECODED if pictures else len(table)
+    found: list[list[Any]] = [[] for _ in steps]
+    for at in range(0, len(table), size):
+        with Batch(table.slice(at, size)) as batch:
+            for own, step in zip(found, steps, strict=True):
+                own += prepared(step, batch)
+    return found

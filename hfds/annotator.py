@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from datasets import Dataset, Features
 
 from hfds import record
@@ -30,6 +31,7 @@ class ModelAnnotator(Annotator):
     not depend on the other rows of the batch.
     """
 
+    by_batch: ClassVar[bool] = False  # joining answers is quick, and every process would hold all of them
     batch_size: ClassVar[int] = 64  # items that the model is shown at once, where they fit
 
     def fetch(self) -> None:
@@ -68,6 +70,10 @@ class ModelAnnotator(Annotator):
         and `width` and `height` where there are any. The ranks of a run share the work by it."""
         return np.ones(len(table))
 
+    def problems(self) -> list[str]:
+        """What is wrong with its checkpoints."""
+        return [f"{self.name}: {problem}" for model in self._models().values() for problem in model.problems()]
+
     def parameters(self) -> dict[str, Any]:
         """As of every step, with the checkpoint by what it is instead of by where it lies."""
         return {**super().parameters(), **{name: model.identity for name, model in self._models().items()}}
@@ -90,19 +96,20 @@ class ModelAnnotator(Annotator):
     def _answered(self, rows: Dataset, run: Run, keep: Run | None) -> Dataset:
         """The answers to all rows, those that are new computed now; `dropped` too, for rows on which it failed."""
         asked = Asked(self, rows, run)
-        file = self._file(rows, run, _failures(asked, run))
-        if keep is None or not run.agree(lambda: whole(run, file)):
+        file = self._file(rows, run, _state(asked, run))
+        if keep is None or not all(run.gathered(whole(run, file))):
             annotate([self], rows, run)
-            file = self._file(rows, run, _failures(asked, run))
+            file = self._file(rows, run, _state(asked, run))
         seen = [name for name in ("dropped", *self.adds, *self.needs) if name in rows.column_names]
         seen = [name for name in seen if name != "image"] or seen
         features = Features({**self.adds, "dropped": record.FEATURES["dropped"]})
         return self._map(rows.select_columns([*dict.fromkeys(seen)]), keep, features, _joined(asked), file)
 
 
-def _failures(asked: Asked, run: Run) -> str:
-    """A text that changes when a step fails on further rows, or is allowed to try again."""
-    return "".join(run.agree(lambda: asked.answers.parts("failed")))
+def _state(asked: Asked, run: Run) -> str:
+    """A text that changes when a step fails on further rows or may try again, and with pictures that have no hash."""
+    seen = "" if asked.hashed else xxhash.xxh3_128_hexdigest(asked.keys.tobytes())
+    return seen + "".join(run.agree(lambda: asked.answers.parts("failed")))
 
 
 def _joined(asked: Asked) -> Made:

@@ -16,6 +16,7 @@ from hfds.run import Run
 from hfds.store import Answers, Known, Store
 
 SCAN = 10_000  # rows that are hashed at a time
+PICTURES = 100  # of them where their pictures have to be read for it
 BLOCK = 256  # neighbouring rows that go to one rank, at most
 
 
@@ -68,6 +69,7 @@ class Asked:
         self.step, self.rows = step, rows
         self.answers: Answers = Store(run.annotations, run.workdir / "mirror").answers(step.name, step.key())
         self.schema: pa.Schema = step.adds.arrow_schema
+        self.answered: int | None = None  # position of a row to which there is an answer, as soon as that is known
 
     @property
     def keys(self) -> np.ndarray:
@@ -79,26 +81,32 @@ class Asked:
         """Which rows are kept and have all that the step needs: shape (rows,), bool."""
         return self._scanned[1]
 
+    @property
+    def hashed(self) -> bool:
+        """Whether the rows say what their pictures are, if they have any."""
+        return "image" not in self.step.needs or "image_hash" in self.rows.column_names
+
     @cached_property
     def _scanned(self) -> tuple[np.ndarray, np.ndarray]:
         seen = [name for name in self.step.needs if name != "image"]
         read = [*seen, "dropped"]
+        shown = np.ones(len(self.rows), bool)
         if "image" in self.step.needs:
             seen.append("image_hash")
-            read.append("image_hash" if "image_hash" in self.rows.column_names else "image")
+            read.append("image_hash" if self.hashed else "image")
+            shown = _valid(self.rows, "image")
         narrow = self.rows.select_columns([name for name in dict.fromkeys(read) if name in self.rows.column_names])
-        keys, shown = np.zeros((len(self.rows), 2), np.uint64), np.zeros(len(self.rows), bool)
+        keys = np.zeros((len(self.rows), 2), np.uint64)
         at = 0
-        for table in narrow.with_format("arrow").iter(SCAN):
-            if "image" in table.column_names:
+        for table in narrow.with_format("arrow").iter(SCAN if self.hashed else PICTURES):
+            there = shown[at : at + len(table)]  # a view
+            if not self.hashed:
                 table = table.append_column("image_hash", _hashes(table))
-            there = np.ones(len(table), bool)
             if "dropped" in table.column_names:
                 there &= np.asarray(table["dropped"].is_null())
             for name in seen:
                 there &= np.asarray(table[name].is_valid())
             keys[at : at + len(table)] = record.hash_texts(record.canonical(table.select(sorted(set(seen)))))
-            shown[at : at + len(table)] = there
             at += len(table)
         return keys, shown
 
@@ -112,9 +120,9 @@ class Asked:
     def missing(self, parts: Sequence[str], failed: Sequence[str]) -> np.ndarray:
         """Positions of the rows about which these parts of the store say nothing, one for each distinct key."""
         keys = self.keys[self.firsts]
-        found = self.answers.known(parts, self.schema).find(keys) >= 0
-        found |= self.answers.failed(failed).find(keys) >= 0
-        return self.firsts[~found]
+        known = self.answers.known(parts, self.schema).find(keys) >= 0
+        self.answered = next(iter(self.firsts[known].tolist()), None)
+        return self.firsts[~known & (self.answers.failed(failed).find(keys) < 0)]
 
     def costs(self, positions: np.ndarray) -> np.ndarray:
         """What the step says each of these rows costs: shape (positions,), float64."""
@@ -132,6 +140,12 @@ class Asked:
             self.answers.known(self.answers.parts(), self.schema),
             self.answers.failed(self.answers.parts("failed")),
         )
+
+
+def _valid(rows: Dataset, column: str) -> np.ndarray:
+    """Where a column is not null; not one of its values is read."""
+    valid = np.asarray(rows.data[column].is_valid())
+    return valid if rows._indices is None else valid[np.asarray(rows._indices.column(0))]
 
 
 def _hashes(table: pa.Table) -> pa.Array:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from hfds.asked import Asked
+from hfds.asked import Asked, Asks
+from hfds.batch import Batch
 from hfds.errors import BadRow, HfdsError
 from hfds.record import printable
 from hfds.run import Run
@@ -34,9 +35,9 @@ def crash(error: BaseException) -> Crash:
 
 
 class _Row(NamedTuple):
-    """The key of a row, and what its model is shown."""
+    """The position of a row, and what its model is shown."""
 
-    key: np.ndarray
+    position: int
     item: Any
 
 
@@ -64,21 +65,23 @@ class Asking:
         self.busy = self.loading = 0.0  # seconds
         self._waiting: list[_Row] = []
         self._flying: deque[tuple[list[_Row], int, Future[_Said]]] = deque()
-        self._keys: list[np.ndarray] = []
+        self._positions: list[int] = []
         self._tables: list[pa.Table] = []
-        self._failures: list[tuple[np.ndarray, BadRow | Crash]] = []
-        self._suspects: list[tuple[np.ndarray, Crash]] = []  # with no answer after them yet
+        self._failures: list[tuple[int, BadRow | Crash]] = []
+        self._unprepared: list[tuple[int, Crash]] = []  # with no row after them yet that could be prepared
+        self._unanswered: list[tuple[int, Crash]] = []  # with no answer after them yet
         self.held = 0  # bytes that are not in the store yet
 
-    def take(self, keys: np.ndarray, items: list[Any]) -> None:
+    def take(self, positions: np.ndarray, items: list[Any]) -> None:
         """Puts prepared rows in line, and asks as soon as a batch is full."""
-        for key, item in zip(keys, items, strict=True):
+        for position, item in zip(positions.tolist(), items, strict=True):
             if isinstance(item, BadRow):
-                self._fail([(key, item)])
+                self._fail([(position, item)])
             elif isinstance(item, Crash):
-                self._suspect(key, item)
+                self._suspect(self._unprepared, position, item)
             else:
-                self._waiting.append(_Row(key, item))
+                self._believe(self._unprepared)
+                self._waiting.append(_Row(position, item))
         while len(self._waiting) >= self.size:
             batch, self._waiting = self._waiting[: self.size], self._waiting[self.size :]
             self._ask(batch)
@@ -88,7 +91,9 @@ class Asking:
         batch, self._waiting = self._waiting, []
         self._ask(batch)
         self.land()
-        self._believe()
+        for suspects in (self._unprepared, self._unanswered):
+            if suspects:
+                self._judge(suspects)
 
     def land(self, flying: int = 0) -> None:
         """Waits for answers until so many batches are left in the air."""
@@ -98,13 +103,13 @@ class Asking:
 
     def commit(self) -> None:
         """Writes to the store what was said since the last time."""
+        keys = self.asked.keys
         if self._tables:
-            self.asked.answers.write(np.concatenate(self._keys), pa.concat_tables(self._tables))
+            self.asked.answers.write(keys[self._positions], pa.concat_tables(self._tables))
         if self._failures:
-            keys, why = zip(*self._failures, strict=True)
-            self.asked.answers.write_failed(np.stack(keys), [w.reason for w in why], [w.value for w in why])
-        for written in (self._keys, self._tables, self._failures):
-            written.clear()
+            positions, why = zip(*self._failures, strict=True)
+            self.asked.answers.write_failed(keys[[*positions]], [w.reason for w in why], [w.value for w in why])
+        self._positions, self._tables, self._failures = [], [], []
         self.held = 0
 
     def _ask(self, batch: list[_Row]) -> None:
@@ -131,9 +136,11 @@ class Asking:
         except Exception as error:  # noqa: BLE001  models raise anything
             # Without the traceback, which would hold on to the device's memory.
             return _Said(None, error.with_traceback(None), time.monotonic() - began)
+        name = self.asked.step.name
         if len(table) != len(items):
-            name = self.asked.step.name
             raise HfdsError(f"{name}.annotate gave {len(table)} rows for {len(items)}; it must give as many")
+        if missing := set(self.asked.schema.names) - set(table.column_names):
+            raise HfdsError(f"{name}.annotate gave no column {min(missing)!r}, which it says that it adds")
         return _Said(table, None, time.monotonic() - began)
 
     def _hear(self, batch: list[_Row], size: int, said: _Said) -> None:
@@ -142,11 +149,12 @@ class Asking:
             return self._mend(batch, size, said.problem)
         assert said.table is not None
         schema = self.asked.schema
-        self._keys.append(np.stack([row.key for row in batch]))
+        self._positions += [row.position for row in batch]
         self._tables.append(said.table.slice(0, len(batch)).select(schema.names).cast(schema))
         self.held += self._tables[-1].nbytes
         self.computed += len(batch)
-        self._believe()
+        self.asked.answered = batch[-1].position
+        self._believe(self._unanswered)
 
     def _mend(self, batch: list[_Row], size: int, problem: Exception) -> None:
         """Goes on after an error: with smaller batches where memory was short, else by finding the row to blame."""
@@ -161,25 +169,45 @@ class Asking:
         elif "CUDA error" in str(problem):
             raise HfdsError(f"the device failed while {name} ran ({crash(problem).value}); run again to go on")
         if len(batch) == 1:
-            return self._suspect(batch[0].key, crash(problem))
+            return self._suspect(self._unanswered, batch[0].position, crash(problem))
         middle = len(batch) // 2
         self._ask(batch[:middle])
         self._ask(batch[middle:])
 
-    def _suspect(self, key: np.ndarray, why: Crash) -> None:
-        self._suspects.append((key, why))
-        if len(self._suspects) >= ALIKE:
+    def _suspect(self, suspects: list[tuple[int, Crash]], position: int, why: Crash) -> None:
+        suspects.append((position, why))
+        if len(suspects) >= ALIKE:
+            self._judge(suspects)
+
+    def _judge(self, suspects: list[tuple[int, Crash]]) -> None:
+        """Blames the rows if a row that was answered before still is; else it is no matter of rows."""
+        if not self._well():
+            _, why = suspects[-1]
             raise HfdsError(
-                f"{self.asked.step.name} failed on {ALIKE} rows in a row, the last time with {why.reason}: "
-                f"{why.value}; that is no matter of the rows, so none of these is dropped: mend it and run again"
+                f"{self.asked.step.name} failed on each of {len(suspects)} rows and answers no other, the last time "
+                f"with {why.reason}: {why.value}; none of them is dropped: mend it and run again"
             )
+        self._believe(suspects)
 
-    def _believe(self) -> None:
-        """Failures with an answer after them, or with too few others, are those of their rows."""
-        self._fail(self._suspects)
-        self._suspects = []
+    def _well(self) -> bool:
+        """Whether the step can still do what it did before."""
+        position, step = self.asked.answered, self.asked.step
+        if position is None:
+            return False
+        with Batch(
+            self.asked.rows.select_columns([*step.needs]).with_format("arrow")[position : position + 1]
+        ) as batch:
+            items = prepared(step, batch)
+        if isinstance(items[0], (BadRow, Crash)):
+            return False
+        return self._say(self._model(), items * (self.size if step.loads else 1)).problem is None
 
-    def _fail(self, failures: Sequence[tuple[np.ndarray, BadRow | Crash]]) -> None:
+    def _believe(self, suspects: list[tuple[int, Crash]]) -> None:
+        """These failures are those of their rows."""
+        self._fail(suspects)
+        suspects.clear()
+
+    def _fail(self, failures: Sequence[tuple[int, BadRow | Crash]]) -> None:
         self._failures += failures
         self.failed += len(failures)
 
@@ -190,7 +218,38 @@ class Asking:
             began = time.monotonic()
             models[name] = self.asked.step.load(self.run.device)
             self.loading += time.monotonic() - began
+            if self.asked.step.key() != self.asked.answers.key:
+                del models[name]
+                raise HfdsError(f"the checkpoint of {self.asked.step.name} was changed while it was loaded; run again")
         return models.get(name)
+
+
+def prepared(step: Asks, batch: Batch) -> list[Any]:
+    """What `step.prepare` gives, with a BadRow or a Crash for the rows that it cannot take.
+
+    Raises:
+        HfdsError: that is no matter of rows.
+        OSError: a disk or a network failed, which is none either.
+    """
+    blame: BadRow | Crash
+    try:
+        items = step.prepare(batch)
+    except BadRow as error:
+        blame = error
+    except HfdsError:
+        raise
+    except Exception as error:  # whatever a tokenizer or a decoder trips over
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        blame = crash(error)
+    else:
+        if len(items) != len(batch):
+            problem = f"{step.name}.prepare gave {len(items)} items for {len(batch)} rows; it must give one for each"
+            raise HfdsError(problem)
+        return items
+    if len(batch) == 1:
+        return [blame]
+    return [item for row in range(len(batch)) for item in prepared(step, batch.row(row))]
 
 
 def _is_memory(error: Exception) -> bool:
@@ -215,7 +274,7 @@ def _remember(asked: Asked, run: Run, size: int) -> None:
 
 def _sizes(run: Run) -> dict[str, int]:
     try:
-        found: dict[str, int] = json.loads((run.workdir / "batches.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads((run.workdir / "batches.json").read_text())
+        return {name: size for name, size in found.items() if isinstance(size, int) and size > 0}
+    except (OSError, ValueError, AttributeError):
         return {}
-    return found

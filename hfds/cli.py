@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hfds.errors import HfdsError
+from hfds.errors import ConfigError, HfdsError
 
 if TYPE_CHECKING:
     from hfds.run import Run
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 
 Dataset = Annotated[str, typer.Argument(help="A dataset, such as image-to-prompt, or a Python file of your own.")]
 Name = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of it, such as demo.")]
@@ -97,6 +97,8 @@ def plan(
 
     run = _run(workdir, num_proc, store=store, batch_size=batch_size)
     planned = make_plan(find_release(dataset, release), run, sources=sources, rows=rows, probe=probe)
+    if not run.main:
+        return None
     if as_json:
         return _print(planned, True, [])
     _print(planned["inputs"], False, ["input", "files", "bytes", "pieces", "prepared"])
@@ -160,10 +162,12 @@ def retry(
     if run.main and not as_json:
         counts = ", ".join(f"{rows:,} of {name}" for name, rows in forgotten.items())
         typer.echo(f"failures to try again: {counts or 'none, the release has no step with a model'}")
-    _build(found, run, sources, out, rows, as_json)
+    _build(found, run, sources, out, rows, as_json, retried=forgotten)
 
 
-def _build(release: Any, run: "Run", sources: Path | None, out: Path, rows: int | None, as_json: bool) -> None:
+def _build(
+    release: Any, run: "Run", sources: Path | None, out: Path, rows: int | None, as_json: bool, **more: Any
+) -> None:
     from hfds.card import funnel_rows
     from hfds.release import build as make
 
@@ -171,7 +175,7 @@ def _build(release: Any, run: "Run", sources: Path | None, out: Path, rows: int 
     if not run.main:
         return
     if as_json:
-        return _print({"folder": str(built.folder), "digest": built.digest, "funnel": built.funnel}, True, [])
+        return _print({"folder": str(built.folder), "digest": built.digest, "funnel": built.funnel, **more}, True, [])
     header = ["input", "rows", "dropped", "kept"]
     _print([dict(zip(header, row, strict=True)) for row in funnel_rows(built.funnel)], False, header)
     typer.echo(f"{built.folder}: {release.name}, digest {built.digest}")
@@ -181,7 +185,7 @@ def _run(workdir: Path, num_proc: int, **options: Any) -> "Run":
     """One process, or one rank of several where a launcher started them."""
     from hfds.run import Run
 
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         return Run.here(workdir, num_proc, **options)
     return Run.accelerated(workdir, num_proc, **options)
 
@@ -230,7 +234,10 @@ def _store(workdir: Path, store: str | None) -> Any:
     from hfds.store import Store as AnnotationStore
 
     run = Run(workdir.absolute(), store=store)
-    return AnnotationStore(run.annotations, run.workdir / "mirror")
+    found = AnnotationStore(run.annotations, run.workdir / "mirror")
+    if not found.fs.exists(found.root):
+        raise ConfigError(f"there is no annotation store at {run.annotations}: name its --workdir or --store")
+    return found
 
 
 @app.command()
@@ -266,20 +273,24 @@ def _cell(value: Any) -> str:
         return ", ".join(f"{key}={item!r}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "-")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors of ours are one sentence on stderr (or JSON on stdout), and an exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     before = signal.signal(signal.SIGTERM, partial(_terminated, os.getpid()))
     try:
-        code = app(given, standalone_mode="--json" not in given)
+        code = app(given, standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            _fail("stopped; what was finished is kept, run again to go on", 130, given)
         sys.exit(code if isinstance(code, int) else 0)  # that of a typer.Exit
     except HfdsError as error:
         _fail(str(error), error.exit_code, given)
-    except typer.Abort:
-        _fail("stopped; run again to go on", 130, given)
     except typer.TyperException as error:  # what was typed, where `app` does not print it itself
         _fail(getattr(error, "format_message", error.__str__)(), getattr(error, "exit_code", 2), given)
     except Exception as error:  # noqa: BLE001  a mistake of ours: never one of the codes that mean something

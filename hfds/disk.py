@@ -37,7 +37,18 @@ def disk_errors() -> Iterator[None]:
             if code in (errno.ENOSPC, errno.EDQUOT):
                 advice = "free some space or choose another --workdir, --store or --out, and run again to go on"
                 raise OutOfSpace(f"the disk is full{where}: {advice}") from error
-            if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            if code in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM):
+                problem = f"{os.strerror(code)}{where}: what was finished is kept; run again when that is mended"
+                raise HfdsError(problem) from error
+            if code in (
+                errno.EROFS,
+                errno.EACCES,
+                errno.EPERM,
+                errno.ENOTDIR,
+                errno.EEXIST,
+                errno.EISDIR,
+                errno.ENOENT,
+            ):
                 advice = "choose another --workdir, --store or --out"
                 raise ConfigError(f"cannot write{where} ({os.strerror(code)}): {advice}") from error
         raise

@@ -1,11 +1,13 @@
 """Model: a checkpoint as a value, on the Hub at a commit or in a local folder, and what tells it from any other."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import xxhash
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
 
 from hfds.errors import ConfigError, SourceMissing, causes
 
@@ -32,6 +34,8 @@ class Model:
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""
         found = []
+        if not isinstance(self.repo, str) or not isinstance(self.revision, str | None):
+            return [f"a model is a repository or folder and a revision, got {self.repo!r} and {self.revision!r}"]
         if self.dtype not in _DTYPES:
             found.append(f"the dtype of a model must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         if not self._local and not _REPO.fullmatch(self.repo):
@@ -42,7 +46,7 @@ class Model:
     def _local(self) -> bool:
         return Path(self.repo).is_dir()
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """What it is, wherever it lies: "<repo>@<commit> <dtype>", or the hash of a local folder's files.
 
@@ -50,8 +54,20 @@ class Model:
             SourceMissing: the Hub does not have it, or cannot be reached and it was never fetched.
         """
         if self._local:
-            return f"folder:{_hash_of(Path(self.repo))} {self.dtype}"
+            return f"folder:{self._hash()} {self.dtype}"
         return f"{self.repo}@{self._commit} {self.dtype}"
+
+    def _hash(self) -> str:
+        """Of the files as they are now, read again only when one of them was changed."""
+        files = _files(Path(self.repo))
+        stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+        if stamp not in self._hashes:
+            self._hashes[stamp] = hash_of(files)
+        return self._hashes[stamp]
+
+    @cached_property
+    def _hashes(self) -> dict[tuple[tuple[str, int, int], ...], str]:
+        return {}
 
     @cached_property
     def _commit(self) -> str:
@@ -61,7 +77,7 @@ class Model:
 
         try:
             return str(HfApi().model_info(self.repo, revision=self.revision).sha)
-        except (OSError, ValueError) as error:  # what huggingface_hub and its HTTP client raise
+        except (HTTPError, OSError, ValueError) as error:
             try:
                 return self._fetched(offline=True).name
             except SourceMissing:
@@ -90,7 +106,7 @@ class Model:
         revision = self.revision if offline else self._commit
         try:
             return Path(snapshot_download(self.repo, revision=revision, allow_patterns=FILES, local_files_only=offline))
-        except (OSError, ValueError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             raise self._missing(error) from None
 
     def _missing(self, error: BaseException) -> SourceMissing:
@@ -103,10 +119,14 @@ class Model:
         )
 
 
-def _hash_of(folder: Path) -> str:
-    """xxh3-128 over the names and bytes of a folder's model files."""
+def _files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in FILES for path in folder.glob(pattern)})
+
+
+def hash_of(files: Iterable[Path]) -> str:
+    """xxh3-128 over the names and bytes of files, in their order."""
     whole = xxhash.xxh3_128()
-    for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+    for path in files:
         one = xxhash.xxh3_128()
         with path.open("rb") as file:
             while data := file.read(1 << 24):

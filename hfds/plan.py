@@ -1,13 +1,14 @@
 """Plan: what a build would read and compute, and what that costs, before it starts."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 from datasets import Dataset
 
 from hfds import record
@@ -64,8 +65,7 @@ def plan(
             for input_, builder, (files, pieces) in zip(release.inputs, builders, found, strict=True)
         ]
         steps = [
-            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": s.parameters()}
-            for s in release.steps
+            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": asdict(s)} for s in release.steps
         ]
         if probe and any(isinstance(step, ModelAnnotator) for step in release.steps):
             table, _ = gather(builders, run, whole=rows is None)
@@ -151,4 +151,5 @@ def _without(table: Dataset, rows: np.ndarray) -> Dataset:
         reason = pc.if_else(pa.array(rows[at : at + len(part)]), "not_yet", None)
         parts.append(marked(part, record.drops("plan", len(part), reason)))
         at += len(part)
-    return beside(table.remove_columns(["dropped"]), Dataset(pa.concat_tables(parts)))
+    fingerprint = xxhash.xxh3_64_hexdigest(table._fingerprint.encode() + rows.tobytes())
+    return beside(table.remove_columns(["dropped"]), Dataset(pa.concat_tables(parts), fingerprint=fingerprint))

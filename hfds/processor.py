@@ -87,6 +87,8 @@ class Step:
             ConfigError: its parameters cannot be.
             KeyError: a column it needs is missing.
         """
+        if not isinstance(rows, Dataset):
+            raise ConfigError(f"{self.name} takes a datasets.Dataset with all rows, got {type(rows).__name__}")
         if problems := self.problems():
             raise ConfigError(*problems)
         if missing := [name for name in self.needs if name not in rows.column_names]:
@@ -186,12 +188,11 @@ class WholeDataset(Step):
 
 
 def whole(run: Run, file: str) -> bool:
-    """Whether `run` keeps what a step made, in one file or one for each process; what is not whole is removed."""
-    parts = [*run.steps.glob(f"{file}*.arrow")]
-    for part in parts:
+    """Whether `run` keeps what a step made in one process; what is not whole of any step's files is removed."""
+    for part in run.steps.glob(f"{file}*.arrow"):  # one, or one for each process
         if not _readable(part):
             part.unlink()
-    return bool(parts) and all(part.exists() for part in parts)
+    return (run.steps / f"{file}.arrow").exists()
 
 
 def _readable(file: Path) -> bool:

@@ -132,26 +132,29 @@ class Release:
             found.append(f"release {self.name!r} has no inputs")
         labels = [input_.label for input_ in self.inputs]
         found += [f"input {label} is there twice" for label in sorted(set(labels)) if labels.count(label) > 1]
-        there: dict[str, Any] = {**FEATURES, "split": Value("string")}
-        for step in self.steps:
-            if problems := step.problems():
-                found += problems
-                continue
-            for name in (*step.needs, *step.reads):
-                if name not in there:
-                    near = nearest(name, there)
-                    found.append(f"{step.name} needs the column {name!r} that no step before it adds: {near}")
-            found += step.misfits(there)
-            there.update(step.adds)
-        found += [
-            f"column {name!r} of the release does not exist: {nearest(name, there)}"
-            for name in self.columns
-            if name not in there
-        ]
+        found += self._misfits()
         for name in sorted({"dropped", "split"} & set(self.columns)):
             found.append(f"column {name!r} cannot be in a release: dropped rows and splits are in its ledger")
         if found:
             raise ConfigError(*(f"{self.dataset}/{self.name}: {problem}" for problem in found))
+
+    def _misfits(self) -> list[str]:
+        """Steps that cannot be, and columns that are not there when they are needed, or not of the type."""
+        found = []
+        there: dict[str, Any] = {**FEATURES, "split": Value("string")}
+        for step in self.steps:
+            problems = step.problems()
+            for name in () if problems else (*step.needs, *step.reads):
+                if name not in there:
+                    near = nearest(name, there)
+                    found.append(f"{step.name} needs the column {name!r} that no step before it adds: {near}")
+            found += problems or step.misfits(there)
+            there.update(step.adds)
+        return found + [
+            f"column {name!r} of the release does not exist: {nearest(name, there)}"
+            for name in self.columns
+            if name not in there
+        ]
 
     def _wrong_types(self) -> list[str]:
         """What is not of the type that everything else builds on."""

@@ -80,7 +80,13 @@ class Run:
         launched = _launched()
         if launched == 1:
             return cls(Path(workdir).absolute(), num_proc, **options)
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        try:
+            state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"WORLD_SIZE says that this is one of {launched} processes, but they cannot be joined "
+                f"({str(error).splitlines()[0][:200]}): start them with `accelerate launch` or torchrun, or unset it"
+            ) from None
         if state.num_processes != launched:
             raise ConfigError(
                 f"{launched} processes were launched, but accelerate sees {state.num_processes}: all of them would do "
@@ -175,9 +181,15 @@ class Run:
 
 
 def _launched() -> int:
-    """How many processes a launcher says it started."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    return int(size) if size.isdecimal() else 1
+    """How many processes a launcher says it started.
+
+    Raises:
+        ConfigError: it says no number.
+    """
+    size = os.environ.get("WORLD_SIZE") or "1"
+    if not size.isdecimal() or int(size) < 1:
+        raise ConfigError(f"WORLD_SIZE must be the number of processes that were launched, got {size!r}")
+    return int(size)
 
 
 def _leave() -> None:

@@ -18,7 +18,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from filelock import FileLock
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from hfds.errors import ConfigError
+
 PART = 32 << 20  # bytes of a part, about; what a kill can cost on top of the seconds between two commits
+SMALL = 1 << 20  # bytes of a part that is read instead of mapped
 STALE = 3600  # seconds after which a file that was left half written belongs to nobody
 KEY = pa.binary(16)
 FAILED = pa.schema({"key": KEY, "reason": pa.string(), "value": pa.string()})
@@ -39,11 +43,18 @@ _log = logging.getLogger(__name__)
 
 
 class Store:
-    """The annotation store at `url`; `mirror` is a local folder for copies of the parts of a remote one."""
+    """The annotation store at `url`; `mirror` is a local folder for copies of the parts of a remote one.
+
+    Raises:
+        ConfigError: nothing that is installed opens such URLs.
+    """
 
     def __init__(self, url: str | Path, mirror: Path):
-        self.fs, self.root = url_to_fs(str(url))
         self.mirror = mirror
+        try:
+            self.fs, self.root = url_to_fs(str(url))
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"the annotation store {url} cannot be opened: {error}") from None
 
     def answers(self, name: str, key: str) -> "Answers":
         """What the step called `name` with this key has said."""
@@ -56,7 +67,10 @@ class Store:
             folder = path.rstrip("/").rpartition("/")[2]
             note = f"{self.root}/{folder}/step.json"
             if re.fullmatch(r"\w+-[0-9a-f]{32}", folder) and self.fs.exists(note):
-                found.append(Answers(self, folder, json.loads(self.fs.cat_file(note))["key"]))
+                try:
+                    found.append(Answers(self, folder, json.loads(self.fs.cat_file(note))["key"]))
+                except (ValueError, KeyError, TypeError):  # nothing but these listings depends on it
+                    found.append(Answers(self, folder, "unknown: its step.json is damaged"))
         return found
 
 
@@ -111,9 +125,12 @@ class Answers:
     def describe(self) -> dict[str, Any]:
         """What there is, for people: step, rows, failed, parts, bytes."""
         sizes = [self._fs.size(f"{self._root}/answers/{name}") for name in self._names("answers")]
-        rows = [sum(len(self._read(kind, name)) for name in self.parts(kind)) for kind in ("answers", "failed")]
+        nothing = pa.schema([])
+        rows, failed = (
+            len(Known([self._read(kind, name) for name in self.parts(kind)], nothing)) for kind in ("answers", "failed")
+        )
         return {
-            "step": self.folder, "rows": rows[0], "failed": rows[1], "parts": len(sizes), "bytes": sum(sizes),
+            "step": self.folder, "rows": rows, "failed": failed, "parts": len(sizes), "bytes": sum(sizes),
             "key": self.key,
         }  # fmt: skip
 
@@ -142,8 +159,8 @@ class Answers:
             tables = [self._read("answers", name) for name in small]
             known = Known(tables, tables[0].schema.remove(0))
             # Under the oldest one's time: what was first stays first.
-            self._write_all(known.table(), small[0][:20])
-            for name in small:
+            merged = self._write_all(known.table(), small[0][:20])
+            for name in set(small) - merged:  # one that says all that the others say is what it was merged into
                 self._fs.rm_file(f"{self._root}/answers/{name}")
         return int(before - sum(self._fs.size(path) for path in self._listed()))
 
@@ -171,7 +188,7 @@ class Answers:
             if _hash(path) == name[21:53]:
                 return True
             if not self._local:
-                path.unlink()
+                path.unlink(missing_ok=True)
         _log.warning("%s/%s/%s is damaged: it is set aside, and its rows are computed again", self._root, kind, name)
         with suppress(OSError):  # a store that may only be read
             self._fs.mv(f"{self._root}/{kind}/{name}", f"{self._root}/{kind}/{name}.damaged")
@@ -190,23 +207,30 @@ class Answers:
         return path
 
     def _read(self, kind: str, name: str) -> pa.Table:
-        return pa.ipc.open_file(pa.memory_map(str(self._here(kind, name)))).read_all()
+        path = self._here(kind, name)
+        if path.stat().st_size < SMALL:  # the number of mappings of a process is limited
+            return pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all()
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
-    def _write_all(self, table: pa.Table, when: str | None = None) -> None:
+    def _write_all(self, table: pa.Table, when: str | None = None) -> set[str]:
         rows = max(1, PART * len(table) // max(1, table.nbytes))
-        for start in range(0, len(table), rows):
-            self._write("answers", table.slice(start, rows), when)
+        return {self._write("answers", table.slice(at, rows), when) for at in range(0, len(table), rows)}
 
-    def _write(self, kind: str, table: pa.Table, when: str | None = None) -> None:
+    def _write(self, kind: str, table: pa.Table, when: str | None = None) -> str:
         sink = io.BytesIO()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         data = sink.getbuffer()
-        name = f"{when or f'{time.time_ns():020d}'}-{xxhash.xxh3_128_hexdigest(data)}.arrow"
         self._fs.makedirs(f"{self._root}/{kind}", exist_ok=True)
         if not self._fs.exists(f"{self._root}/step.json"):
             self._put(f"{self._root}/step.json", json.dumps({"key": self.key}, indent=2).encode())
-        self._put(f"{self._root}/{kind}/{name}", data)
+        # What is read first must stay the first: parts get their time and their place one after the other.
+        with FileLock(f"{self._root}/.lock") if self._local else nullcontext():
+            newest = [int(name[:20]) + 1 for name in self._names(kind)[-1:]]
+            now = max(time.time_ns(), *newest, 0)  # of two machines the clocks may differ
+            name = f"{when or f'{now:020d}'}-{xxhash.xxh3_128_hexdigest(data)}.arrow"
+            self._put(f"{self._root}/{kind}/{name}", data)
+        return name
 
     def _put(self, path: str, data: Any) -> None:
         aside = f"{path.rpartition('/')[0]}/.{uuid.uuid4().hex}.part"

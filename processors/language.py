@@ -16,6 +16,7 @@ from datasets import Features, Value
 from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
 from hfds.errors import ConfigError, MissingExtra
+from hfds.model import hash_of
 
 LONGEST = 10_000  # characters that are read of a prompt; langdetect stops there too
 PERSON = {"PERSON", "PER"}  # the label of the English pipelines, and that of the others
@@ -112,7 +113,9 @@ class CountPersons(ModelAnnotator):
         return pa.table({"persons": items}, self.adds.arrow_schema)
 
     def key(self) -> str:
-        return f"{super().key()} {_installed(self.model)}"
+        folder = Path(self.model)
+        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+        return f"{super().key()} {hash_of(files) if files else _installed(self.model)}"
 
     def __getstate__(self) -> dict[str, Any]:
         return asdict(self)
@@ -139,7 +142,7 @@ class CountPersons(ModelAnnotator):
 
 
 def _installed(package: str) -> str:
-    """The release of a package that gives the answers; "" where there is none, as of a pipeline in a folder."""
+    """The release of a package that gives the answers; "" where it is not installed."""
     try:
         return version(package)
     except (PackageNotFoundError, ValueError):

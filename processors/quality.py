@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Features, Value
 
 from hfds.annotator import ModelAnnotator
@@ -94,7 +95,7 @@ class _Score(ModelAnnotator):
     def problems(self) -> list[str]:
         if not isinstance(self.model, Model):
             return [f"{self.name}: model must be a hfds.model.Model, got {self.model!r}"]
-        found = [f"{self.name}: {problem}" for problem in self.model.problems()]
+        found = super().problems()
         if self.decode not in DECODE:
             found.append(f"{self.name}: decode must be one of {', '.join(DECODE)}, got {self.decode!r}")
         return found
@@ -115,6 +116,14 @@ class _Score(ModelAnnotator):
         if not np.isfinite(scores).all():
             raise FloatingPointError(f"{self.model.repo} in {self.model.dtype} gave no number")
         return pa.table({self.column: scores}, self.adds.arrow_schema)
+
+    def cost(self, table: pa.Table) -> np.ndarray:
+        """That of the model, which is the same for all, and of decoding, which takes about as long for 2 megapixels."""
+        if not {"width", "height"} <= {*table.column_names}:
+            return np.ones(len(table))
+        width, height = (np.asarray(pc.fill_null(table[name], 1).cast("float64")) for name in ("width", "height"))
+        costs: np.ndarray = 1 + width * height / 2e6
+        return costs
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # without what is read from files
@@ -140,6 +149,9 @@ class _Classify(_Score):
         right = isinstance(self.label, str) and self.label.strip()
         wrong = [] if right else [f"{self.name}: label must be the name of a class, got {self.label!r}"]
         return super().problems() + wrong
+
+    def parameters(self) -> dict[str, Any]:
+        return {**super().parameters(), "label": self.label.casefold()}
 
     def _scorer(self, device: str) -> Scorer:
         return load_classifier(self.model, device, self.label)

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from datasets import Dataset, Features, Image
 from fixtures import checkpoints
 from fixtures.make import picture
 from safetensors.torch import load_file
@@ -24,14 +25,16 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hfds.errors import BadRow, ConfigError
+from hfds.errors import BadRow, ConfigError, HfdsError
 from hfds.model import Model
 from hfds.pixels import Encoded
+from hfds.run import Run
 from processors.models import Scorer
 from processors.models.aesthetic import load_predictor
 from processors.models.classifier import load_classifier
 from processors.models.clip import load_clip
 from processors.models.preprocessing import Preprocessing
+from processors.quality import ScoreNsfw
 
 torch.set_num_threads(1)
 
@@ -365,3 +368,35 @@ def test_loading_says_nothing(folders: Path, capfd: pytest.CaptureFixture[str]) 
         for name, load in LOADERS.items():
             load(model(folders / name), "cpu").scores(items(name, folders))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_is_known_by_what_is_in_its_folder_now(tmp_path: Path) -> None:
+    model = Model(str(checkpoints.nsfw(tmp_path / "one")))
+    before = model.identity
+    checkpoints.nsfw(tmp_path / "elsewhere/two")
+    assert Model(str(tmp_path / "elsewhere/two")).identity == before, "wherever it lies"
+    checkpoints.config_of(tmp_path / "one", temperature=2)
+    assert model.identity != before
+    assert Model(model.repo, dtype="bfloat16").identity != model.identity
+
+
+def test_a_checkpoint_that_changes_while_it_is_loaded(tmp_path: Path) -> None:
+    folder = checkpoints.nsfw(tmp_path / "one")
+
+    class Slow(ScoreNsfw):
+        def load(self, device: str) -> Any:
+            loaded = super().load(device)
+            checkpoints.config_of(folder, temperature=2)
+            return loaded
+
+    rows = Dataset.from_dict({"image": [{"bytes": picture(), "path": None}]}, Features({"image": Image()}))
+    with pytest.raises(HfdsError, match="the checkpoint of Slow was changed while it was loaded; run again"):
+        Slow(Model(str(folder)))(rows, Run.here(tmp_path / "work"))
+
+
+def test_what_is_no_model() -> None:
+    assert ScoreNsfw(Model(None)).problems() == [  # type: ignore[arg-type]
+        "ScoreNsfw: a model is a repository or folder and a revision, got None and None"
+    ]
+    commit = "0" * 40
+    assert ScoreNsfw(Model("a/b", commit), label="NSFW").key() == ScoreNsfw(Model("a/b", commit), label="nsfw").key()

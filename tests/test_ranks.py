@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from fixtures import ranked, toy
 from fixtures.voices import shown
@@ -17,7 +18,6 @@ from fixtures.voices import shown
 from hfds.errors import ConfigError
 from hfds.release import build
 from hfds.run import Run
-from hfds.store import Store
 
 SCRIPT = Path(ranked.__file__)
 ROWS = 1500
@@ -53,8 +53,10 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 
 def stored(work: Path) -> dict[str, int]:
     """Answers in the store by step, those to one key counted as often as they were written."""
-    store = Store(work / "store", work / "mirror")
-    return {answers.folder.partition("-")[0]: answers.describe()["rows"] for answers in store.steps()}
+    counts: Counter[str] = Counter()
+    for part in (work / "store").glob("*/answers/*.arrow"):
+        counts[part.parts[-3].partition("-")[0]] += pa.ipc.open_file(part.read_bytes()).read_all().num_rows
+    return dict(counts)
 
 
 def alone(tmp_path: Path, sources: Path) -> str:
@@ -143,7 +145,12 @@ def test_a_launcher_ends_the_run_when_a_rank_dies(tmp_path: Path, sources: Path)
     assert again.stdout.split()[-1] == alone(tmp_path, sources), again.stderr
 
 
-def test_a_build_that_is_terminated_keeps_what_it_has(tmp_path: Path, sources: Path) -> None:
+@pytest.mark.parametrize(
+    "number, code, words", [(signal.SIGTERM, 143, "ended from outside"), (signal.SIGINT, 130, "stopped")]
+)
+def test_a_build_that_is_ended_keeps_what_it_has(
+    tmp_path: Path, sources: Path, number: int, code: int, words: str
+) -> None:
     mine = tmp_path / "mine.py"
     there, log = str(SCRIPT.parent.parent), str(tmp_path / "log")
     mine.write_text(
@@ -151,13 +158,15 @@ def test_a_build_that_is_terminated_keeps_what_it_has(tmp_path: Path, sources: P
     )
     command = [sys.executable, "-m", "hfds.cli", "build", str(mine), "v1", "--sources", str(sources), "--num-proc", "2"]
     command += ["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / "dist")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
     while len(shown(tmp_path / "log")) < 20:
         time.sleep(0.05)
-    process.terminate()
+    os.killpg(process.pid, number)  # all of its processes, as a terminal does
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "what was computed is kept" in errors
+    assert process.returncode == code
+    assert errors.count(words) == 1
+    assert "Traceback" not in errors
     count = len(shown(tmp_path / "log"))
     assert stored(tmp_path / "work")["Loud"] >= count - 8, "all but the batch that was asked about"
     assert subprocess.run(command, capture_output=True, timeout=100).returncode == 0
@@ -166,7 +175,12 @@ def test_a_build_that_is_terminated_keeps_what_it_has(tmp_path: Path, sources: P
 
 def test_what_looks_like_ranks_but_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE says that this is one of 2 processes"):
+    with pytest.raises(ConfigError, match="WORLD_SIZE says that this is one of 2 processes, and each would build"):
         Run.here(tmp_path)
+    with pytest.raises(ConfigError, match="WORLD_SIZE says that this is one of 2 processes, but they cannot be joined"):
+        Run.accelerated(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(ConfigError, match="WORLD_SIZE must be the number of processes that were launched, got 'many'"):
+        Run.accelerated(tmp_path)
     monkeypatch.delenv("WORLD_SIZE")
     assert Run.accelerated(tmp_path).ranks == 1

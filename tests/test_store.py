@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from hfds import store as module
+from hfds.errors import ConfigError
 from hfds.store import PART, Answers, Store, keys_of
 
 SCHEMA = pa.schema({"score": pa.float32()})
@@ -52,7 +53,7 @@ def test_what_was_written_is_found(answers: Answers) -> None:
     assert read(answers, keys(3, 4, 9, 1)) == pytest.approx([0.3, None, 0.9, 0.1])
     assert read(answers, keys(2)) == pytest.approx([0.2]), "of two answers the first holds"
     assert answers.describe() | {"bytes": 0, "step": ""} == {
-        "step": "", "rows": 5, "failed": 0, "parts": 2, "bytes": 0, "key": "Score v1 {}",
+        "step": "", "rows": 4, "failed": 0, "parts": 2, "bytes": 0, "key": "Score v1 {}",
     }  # fmt: skip
 
 
@@ -60,6 +61,36 @@ def test_keys_that_share_a_half(answers: Answers) -> None:
     same = np.array([[1, 5], [2, 5], [3, 5], [1, 6]], np.uint64)
     answers.write(same[[2, 0, 3]], scores(3, 1, 16))
     assert read(answers, same) == [1, None, 3, 16]
+
+
+def test_a_part_that_says_all_the_others_say_survives_the_merge(answers: Answers) -> None:
+    answers.write(keys(1, 2, 3), scores(1, 2, 3))
+    answers.write(keys(2), scores(2))
+    small = {name: answers._fs.cat_file(f"{answers._root}/answers/{name}") for name in answers.parts()}
+    answers.tidy()
+    assert read(answers, keys(1, 2, 3)) == [1, 2, 3]
+    for name, data in small.items():  # as a merge leaves them that was killed
+        answers._fs.pipe_file(f"{answers._root}/answers/{name}", data)
+    answers.tidy()
+    assert read(answers, keys(1, 2, 3)) == [1, 2, 3]
+    assert len(answers.parts()) == 1
+
+
+def test_a_clock_that_is_behind_does_not_change_an_answer(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers.write(keys(1), scores(1))
+    monkeypatch.setattr(time, "time_ns", lambda: 5)
+    answers.write(keys(1), scores(7))
+    assert read(answers, keys(1)) == [1]
+
+
+def test_stores_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the annotation store foo://x cannot be opened: Protocol not known: foo"):
+        Store("foo://x", tmp_path)
+    answers = Store(tmp_path / "store", tmp_path / "mirror").answers("Score", "Score v1")
+    answers.write(keys(1), scores(1))
+    Path(answers._root, "step.json").write_text("{")
+    listed = Store(tmp_path / "store", tmp_path / "mirror").steps()
+    assert [(one.key, one.describe()["rows"]) for one in listed] == [("unknown: its step.json is damaged", 1)]
 
 
 def test_many_rows_become_parts_of_bounded_size(tmp_path: Path) -> None:
@@ -148,7 +179,7 @@ def test_a_disk_that_is_full_leaves_no_half_part(tmp_path: Path) -> None:
     answers = Store(tmp_path / "store", tmp_path / "mirror").answers("Score", "")
     answers.write(keys(1), scores(1))
     program = (
-        "import resource, signal, sys; sys.path.insert(0, 'tests')\n"
+        "import resource, signal, sys; sys.path.insert(0, 'tests'); sys.dont_write_bytecode = True\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         "import test_store as t; from pathlib import Path\n"
         f"a = t.Store({str(tmp_path / 'store')!r}, Path({str(tmp_path)!r})).answers('Score', '')\n"

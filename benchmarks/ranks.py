@@ -24,6 +24,7 @@ from builders.laion import Laion
 from hfds.annotate import annotate
 from hfds.model import Model
 from hfds.run import Run
+from hfds.store import answers_folder
 from processors.quality import ScoreNsfw
 class Counted(ScoreNsfw):
     seen = 0
@@ -39,7 +40,7 @@ if __name__ == "__main__":
         builder.download_and_prepare()
     rows = builder.as_dataset("train")
     step = Counted(Model(model))
-    run.models[step.key()] = step.load("cpu")  # imports, outside of the time
+    run.models[answers_folder(step.name, step.key())] = step.load("cpu")  # imports and weights, outside of the time
     run.gathered(None)
     start = time.perf_counter()
     annotate([step], rows, run)

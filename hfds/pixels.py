@@ -1,6 +1,8 @@
 """Pixels: an encoded picture decoded as trainers see it, at no more than the size that is needed."""
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -9,6 +11,7 @@ from hfds.errors import BadRow
 from hfds.picture import HEAD, ReadAt, measure
 from hfds.pillow import opened, orientation, refusal
 
+T = TypeVar("T")
 LARGEST_PIXELS = 1 << 28  # of a picture as it is decoded
 LARGEST_JPEG = 1 << 31  # pixels of a JPEG that is decoded at a part of its size
 _SCALES = (8, 4, 2)  # a JPEG is decoded at an eighth, a quarter or half of its size for little more than that costs
@@ -29,6 +32,7 @@ class Encoded:
     def __init__(self, size: int, read_at: ReadAt):
         self.size, self.read_at = size, read_at
         self._found: dict[int, PIL.Image.Image | BadRow] = {}  # by the scale it was decoded at
+        self._made: dict[Hashable, Any] = {}
 
     @classmethod
     def of(cls, data: bytes) -> "Encoded":
@@ -53,7 +57,8 @@ class Encoded:
 
         Args:
             least: pixels that its shorter side should at least have, where the picture has as many; a JPEG is then
-                decoded at an eighth, a quarter or half of its size. In full when None.
+                decoded at an eighth, a quarter or half of its size, and other pictures are reduced by a whole number
+                after decoding, each pixel the mean of those it stands for. In full when None.
             exact: decode in full whatever `least` says.
 
         Raises:
@@ -67,11 +72,23 @@ class Encoded:
         found = self._found[scale]
         if isinstance(found, BadRow):
             raise BadRow(found.reason, found.value)
-        return found
+        times = 1 if exact or least is None or self._jpeg else min(found.size) // least
+        return found if times < 2 else self.once(("reduced", times), lambda: found.reduce(times))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for each key: steps that want the same of a picture share it."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    @property
+    def _jpeg(self) -> bool:
+        return self.head[:2] == b"\xff\xd8"
 
     def _scale(self, least: int) -> int:
         """The part of its size that leaves `least` pixels of the shorter side: one of `_SCALES`, or 1."""
-        if self.head[:2] != b"\xff\xd8":
+        if not self._jpeg:
             return 1
         try:
             shorter = min(measure(self.head, self.size, self.read_at)[:2])

@@ -6,6 +6,7 @@ same steps; one per machine prepares what is cheap while the others wait, and al
 
 import atexit
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -106,6 +107,8 @@ class Run:
     @cached_property
     def device(self) -> str:
         """Where models run, as torch calls it."""
+        if "torch" not in sys.modules:  # its threads would spin between two batches, where pictures are to be decoded
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             import torch
         except ImportError:

@@ -74,9 +74,9 @@ class _Score(ModelAnnotator):
 
     Args:
         model: the checkpoint.
-        decode: "fast" decodes large JPEGs at an eighth, a quarter or half of their size where that leaves at least
-            twice what the model sees: 0.8 of 255 grey levels beside "exact" in the mean. All else is decoded in full
-            either way.
+        decode: "fast" decodes large JPEGs at an eighth, a quarter or half of their size, and reduces other pictures by
+            a whole number, where that leaves at least twice what the model sees: 0.3 to 0.8 of 255 grey levels beside
+            "exact" in the mean.
     """
 
     column: ClassVar[str]

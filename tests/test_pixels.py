@@ -89,7 +89,10 @@ def test_what_would_be_decoded_the_same_is_decoded_once() -> None:
     assert jpeg.rgb(224) is jpeg.rgb(256) is jpeg.rgb(200)
     assert jpeg.rgb(257) is not jpeg.rgb(256)
     assert jpeg.rgb(224, exact=True) is jpeg.rgb() is jpeg.rgb(1000)
-    assert png.rgb(1) is png.rgb(224) is png.rgb() is png.rgb(99, exact=True)
+    assert png.rgb(600) is png.rgb() is png.rgb(99, exact=True)
+    assert png.rgb(256) is png.rgb(250)
+    assert png.rgb(256).size == (256, 256)
+    assert png.rgb(255).size == (256, 256), "a whole number of times smaller"
 
 
 def test_a_full_decode_is_that_of_pillow() -> None:

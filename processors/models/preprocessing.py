@@ -86,12 +86,15 @@ class Preprocessing:
         """What the model is shown of a picture: shape (*self.shape, 3), uint8.
 
         Args:
-            exact: decode in full. Else a JPEG is decoded at an eighth, a quarter or half of its size where that leaves
-                it SPARE times as large as needed.
+            exact: decode in full. Else at a part of its size that leaves it SPARE times as large as needed, see
+                `Encoded.rgb`.
 
         Raises:
             BadRow: the picture cannot be decoded.
         """
+        return encoded.once((self, exact), lambda: self._shown(encoded, exact))
+
+    def _shown(self, encoded: Encoded, exact: bool) -> np.ndarray:
         if isinstance(self.size, tuple):
             height, width = self.size
             picture = encoded.rgb(SPARE * max(self.size), exact=exact)

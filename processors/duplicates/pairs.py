@@ -1,0 +1,171 @@
+"""Pairs of rows that are alike, found through keys that all such pairs share, in blocks that fit in memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+AT_ONCE = 1 << 18  # pairs that share a key, counted for each key; more only where a single row has more
+WASTE = 2  # pairs found in vain, for every entry of an index, until it is made again without what is left out
+PLACE = np.uint64(33)  # bits of a place among the entries of an index; a row fits into the others
+
+Progress = Callable[[int, int], None]  # called with the number of rows that are done, and of all
+Test = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of pairs: their later rows and their earlier rows
+
+
+class Pairs(NamedTuple):
+    """Rows `later[n]` and `earlier[n]` are alike: int64, earlier < later, in ascending order. `similarity`: float64."""
+
+    later: np.ndarray
+    earlier: np.ndarray
+    similarity: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How rows are compared.
+
+    `copy_of`: for every row the first one that holds the same, or -1 where a row is never a duplicate: (rows,) int64.
+    `distinct`: the rows that are copies of themselves, ascending. All that follows counts these only, from 0 on.
+    `keys`, `owners`: row `owners[n]` has `keys[n]`, uint64, and two rows that are alike have a key in common. Only the
+        upper bits of a key are looked at, as many as the number of a row leaves.
+    `plausible`: a mask, cheap, and true for all pairs that are alike.
+    `similarity`: float64, above 0 where a pair is plausible.
+    `threshold`: two rows are alike from this similarity on.
+    """
+
+    copy_of: np.ndarray
+    distinct: np.ndarray
+    keys: np.ndarray
+    owners: np.ndarray
+    plausible: Test
+    similarity: Test
+    threshold: float
+
+
+class Index:
+    """Rows under their keys. A row is asked for the earlier ones, below `before`, that it has a key in common with.
+
+    `entries`: uint64, a key in the upper bits and one of the `rows` rows in the lower ones, ascending, each once.
+    `by_row`: the places of the entries of row 0 in turn, those of row 1, and so on: int64.
+    """
+
+    def __init__(self, entries: np.ndarray, by_row: np.ndarray, rows: int, before: int):
+        self.entries, self.by_row, self.rows, self.before = entries, by_row, rows, before
+        bits = row_bits(rows)
+        self.row = (entries & low_bits(bits)).astype(np.int32)
+        self.offsets = np.append(0, np.bincount(self.row, minlength=rows).cumsum())
+        begin = np.flatnonzero(changes(entries >> bits))
+        self.begin = begin.repeat(np.diff(begin, append=len(entries)))  # of the entries with the same key
+        known = np.append(0, (self.row < before).cumsum())
+        self.partners = known[:-1] - known[self.begin]
+        self.work = np.bincount(self.row, self.partners, rows).cumsum()
+
+    @classmethod
+    def of(cls, keys: np.ndarray, owners: np.ndarray, rows: int, before: int) -> "Index":
+        """The index of `rows` rows, of which row `owners[n]` has `keys[n]`."""
+        bits = row_bits(rows)
+        entries = np.sort(keys >> bits << bits | owners.astype(np.uint64))
+        entries = entries[changes(entries)]
+        new = np.append(changes(entries >> bits), True)
+        entries = entries[~(new[1:] & new[:-1])]  # of a key that one row has alone comes no pair
+        # Values are sorted several times faster than places by values.
+        places = np.sort((entries & low_bits(bits)) << PLACE | np.arange(len(entries), dtype=np.uint64))
+        return cls(entries, (places & low_bits(PLACE)).astype(np.int64), rows, before)
+
+    def only(self, stay: np.ndarray) -> "Index":
+        """The same without the rows for which the mask `stay` is false."""
+        stays = stay[self.row]
+        place = stays.cumsum() - 1
+        return Index(self.entries[stays], place[self.by_row[stays[self.by_row]]], self.rows, self.before)
+
+    def block(self, start: int) -> int:
+        """The end of the block of rows that begins at `start`."""
+        done = self.work[start - 1] if start else 0
+        return max(int(np.searchsorted(self.work, done + AT_ONCE, "right")), start + 1)
+
+    def sharing(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows from `start` to `stop`, and earlier ones that they share a key with: a pair once for every such key."""
+        entries = self.by_row[self.offsets[start] : self.offsets[stop]]
+        partners = self.partners[entries]
+        return self.row[entries].repeat(partners), self.row[ranges(self.begin[entries], partners)]
+
+
+def alike(
+    measure: Measure,
+    start: int = 0,
+    before: int | None = None,
+    kept: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Pairs]:
+    """All pairs that are alike, in blocks. Once a row has been `earlier` in a pair, it is `later` in none that follows.
+
+    Args:
+        measure: how rows are compared.
+        start: the first row that is asked for as `later`.
+        before: `earlier` is less than this; None for no limit.
+        kept: a mask of the rows that may be `earlier`. Whoever consumes the blocks may set more of it to false: these
+            rows are left out of the blocks that follow.
+        progress: is told how far it is.
+    """
+    rows = len(measure.distinct)
+    index, wasted = Index.of(measure.keys, measure.owners, rows, rows if before is None else before), 0
+    while start < rows:
+        stop = index.block(start)
+        later, earlier = index.sharing(start, stop)
+        done = earlier < start
+        for part in (done, ~done):  # what is left out after the first spares most of the second where all are alike
+            some = np.flatnonzero(part if kept is None else part & kept[earlier])
+            yield _alike(measure, later[some], earlier[some])
+        if kept is not None:
+            wasted += int(np.count_nonzero(~kept[earlier]))
+            if wasted > WASTE * len(index.row):
+                index, wasted = index.only(kept), 0
+        start = stop
+        if progress is not None:
+            progress(start, rows)
+
+
+def _alike(measure: Measure, later: np.ndarray, earlier: np.ndarray) -> Pairs:
+    """The pairs of these that are alike, each once."""
+    maybe = np.flatnonzero(measure.plausible(later, earlier))
+    pairs = np.sort(later[maybe].astype(np.int64) << 32 | earlier[maybe])
+    pairs = pairs[changes(pairs)]
+    later, earlier = pairs >> 32, pairs & 0xFFFFFFFF
+    similarity = measure.similarity(later, earlier)
+    same = similarity >= measure.threshold
+    return Pairs(later[same], earlier[same], similarity[same])
+
+
+def copies(keys: np.ndarray) -> np.ndarray:
+    """For every row the first with the same of `keys`, (rows, columns): (rows,) int64."""
+    order = np.lexsort(keys.T)
+    new = np.any([changes(column[order]) for column in keys.T], axis=0)
+    first = np.empty(len(keys), np.int64)
+    first[order] = order[new][new.cumsum() - 1]
+    return first
+
+
+def ranges(first: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """first[0], first[0] + 1, ... (`sizes[0]` numbers), then as many as `sizes[1]` says from first[1] on: int64."""
+    ends = sizes.cumsum()
+    made: np.ndarray = (first - ends + sizes).repeat(sizes) + np.arange(ends[-1] if len(ends) else 0)
+    return made
+
+
+def changes(values: np.ndarray) -> np.ndarray:
+    """Where a value differs from the one before it: a mask, true for the first."""
+    made = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=made[1:])
+    return made
+
+
+def row_bits(rows: int) -> np.uint64:
+    """Bits that hold the number of every row."""
+    return np.uint64(max(rows - 1, 1).bit_length())
+
+
+def low_bits(count: np.uint64) -> np.uint64:
+    """A mask of that many bits."""
+    return (np.uint64(1) << count) - np.uint64(1)

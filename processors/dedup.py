@@ -1,6 +1,6 @@
-"""MarkDuplicates: rows that say or show the same as an earlier row, each marked with the id of the one that stays.
+"""MarkDuplicates: rows that say or show the same as another row, each marked with the id of the one that stays.
 
-Exact comparison. DiffusionDB and OpenPrompts are one stream: normalised, 99.6 % of one is found in the other.
+DiffusionDB and OpenPrompts are one stream: normalised, 99.6 % of one is found in the other.
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,14 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from hfds import record
+from hfds.errors import ConfigError
 from hfds.processor import BATCH, Made, WholeDataset, kept, marked
+from processors.duplicates import Verdicts
+from processors.duplicates.comparison import Comparison, compare, measure_of, normalise
 from processors.parameters import wrong_parameters
 
+KEEP = ("first", "best", "cluster", "none")
 NONE = np.iinfo(np.int64).max
-
-
-def normalise(texts: pa.Array) -> pa.Array:
-    """Texts as they are compared: NFKC, lower case, every run of other than letters, marks and digits one blank.
-
-    A text of nothing but such characters keeps them, so that two different emoji are not the same prompt.
-    """
-    folded = pc.utf8_lower(pc.utf8_normalize(texts, form="NFKC"))
-    words = pc.utf8_trim_whitespace(pc.replace_substring_regex(folded, r"[^\p{L}\p{M}\p{N}]+", " "))
-    return pc.if_else(pc.equal(words, ""), pc.utf8_trim_whitespace(folded), words)
 
 
 def first_of(rows: Dataset, of: str) -> tuple[np.ndarray, np.ndarray]:
@@ -57,53 +51,164 @@ def first_of(rows: Dataset, of: str) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class MarkDuplicates(WholeDataset):
-    """Drops every row whose `of` is that of an earlier kept row: reason "duplicate_<of>", with the first one's id.
+    """Drops rows that say or show the same as another: reason "duplicate_<of>", with the partner that stays, and how
+    similar the two are. Rows in which `of` is null or blank are never duplicates.
 
     Args:
-        of: "prompt" (compared normalised) or any column of texts, such as "image_hash" (compared exactly). Rows in
-            which it is null or blank are never duplicates.
+        of: the column that is compared: texts ("prompt" is compared normalised), 64-bit hashes, or embeddings.
+        above: the similarity from which two rows are duplicates. Of texts the Jaccard similarity of their runs of
+            `words` words, of embeddings the cosine; both exact, not estimated. None: only equal values are duplicates.
+        within: of 64-bit hashes, the number of bits in which duplicates may differ.
+        keep: "first" keeps a row unless a kept row before it is like it; "best" the same in the order of `best`;
+            "cluster" keeps the first of all rows that are alike directly or through others; "none" keeps no row that
+            is like any other, as the image-to-prompt sets were made.
+        best: columns of numbers, the highest first, or "source" for the order of the inputs.
+        across: "splits" compares rows of "train" with those of all other splits, and drops the former.
+        words: of a shingle.
+        device: where cosines are computed.
     """
 
     of: str = "prompt"
+    above: float | None = None
+    within: int | None = None
+    keep: str = "first"
+    best: tuple[str, ...] = ()
+    across: str | None = None
+    words: int = 3
+    device: str = "cpu"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The ids, to name the partner, and what is compared."""
-        return "id", self.of
+        """The ids, to name the partner, what is compared, and what decides which row stays."""
+        return ("id", self.of, *self.best, *(("split",) if self.across else ()))
 
     @property
     def adds(self) -> Features:
         """Marks in `dropped`."""
         return Features({"dropped": record.FEATURES["dropped"]})
 
+    def parameters(self) -> dict[str, Any]:
+        """All but the device, on which no decision depends."""
+        return {name: value for name, value in super().parameters().items() if name != "device"}
+
     def problems(self) -> list[str]:
-        """One column."""
-        return wrong_parameters(self, {"of": "column"})
+        """What cannot be."""
+        found = wrong_parameters(self, {"of": "column", "best": "columns"})
+        if self.above is not None and not (type(self.above) in (int, float) and 0 < self.above <= 1):
+            found.append(f"{self.name}: above must be a similarity above 0 and at most 1, got {self.above!r}")
+        if self.within is not None and not (type(self.within) is int and 0 <= self.within <= 16):
+            found.append(f"{self.name}: within must be 0 to 16 bits, got {self.within!r}")
+        if self.above is not None and self.within is not None:
+            found.append(f"{self.name}: above is for texts and embeddings, within for hashes; give one of them")
+        if self.keep not in KEEP:
+            found.append(f"{self.name}: keep must be one of {', '.join(KEEP)}, got {self.keep!r}")
+        if (self.keep == "best") != bool(self.best):
+            found.append(f"{self.name}: keep='best' and the columns in best belong together, got {self.best!r}")
+        if self.across not in (None, "splits"):
+            found.append(f"{self.name}: across must be None or 'splits', got {self.across!r}")
+        if self.across and self.keep in ("cluster", "none"):
+            found.append(f"{self.name}: across 'splits' the other splits stay: keep must be 'first' or 'best'")
+        if type(self.words) is not int or self.words < 1:
+            found.append(f"{self.name}: words must be a whole number from 1, got {self.words!r}")
+        return found
 
     def misfits(self, features: Mapping[str, Any]) -> list[str]:
-        """Texts are compared."""
-        return not_text(self.name, self.of, features)
+        """What is compared must be comparable."""
+        if self.of not in features or self._measure(features):
+            return []
+        wanted = {"above": "texts or embeddings", "within": "64-bit hashes (uint64)"}
+        given = "above" if self.above is not None else "within" if self.within is not None else ""
+        return [f"{self.name}: column {self.of!r} is {features[self.of]}, wanted {wanted.get(given, 'texts')}"]
+
+    def _measure(self, features: Mapping[str, Any]) -> str | None:
+        near = self.above is not None or self.within is not None
+        measure = measure_of(features[self.of], near)
+        return None if measure is None or (self.within is not None) != (measure == "hamming" and near) else measure
 
     def decide(self, rows: Dataset) -> Made:
-        """One pass for the hashes, one for the partners' ids."""
-        first, _ = first_of(rows, self.of)
-        twice = (first != NONE) & (first != np.arange(len(rows)))
-        wanted = np.unique(first[twice])
+        """Compares, and reads the partners' ids."""
+        if wrong := self.misfits(rows.features):
+            raise ConfigError(*wrong)
+        limit = self.above if self.within is None else self.within
+        measure = self._measure(rows.features)
+        assert measure is not None
+        try:
+            compared = compare(rows, self.of, measure, limit, self.words, self.device)
+            fixed = self._fixed(rows, compared.positions)
+            compared = compared.ordered(np.lexsort((*self._priority(rows, compared.positions), ~fixed)))
+            verdicts = self._verdicts(compared, int(fixed.sum()))
+        except ValueError as error:  # of a vector that is none
+            raise ConfigError(f"{self.name}: {self.of}: {error}") from None
+        partner, similarity = np.full(len(rows), -1), np.zeros(len(rows), np.float32)
+        dropped = np.flatnonzero(verdicts.partner >= 0)
+        partner[compared.positions[dropped]] = compared.positions[verdicts.partner[dropped]]
+        similarity[compared.positions[dropped]] = verdicts.similarity[dropped]
+        return self._marks(rows, partner, similarity)
+
+    def _verdicts(self, compared: Comparison, fixed: int) -> Verdicts:
+        if self.keep == "none":
+            return compared.drop_all()
+        if self.keep == "cluster":
+            first = compared.components()
+            return Verdicts(np.where(first < np.arange(len(first)), first, -1), np.zeros(len(first), np.float32))
+        return compared.keep_first(fixed, among=self.across is None)
+
+    def _fixed(self, rows: Dataset, positions: np.ndarray) -> np.ndarray:
+        """Which rows stay whatever they are like: those of other splits than train."""
+        if self.across is None:
+            return np.zeros(len(positions), bool)
+        names, given = given_splits(rows)
+        train = names.index("train") if "train" in names else -2
+        fixed: np.ndarray = (given[positions] >= 0) & (given[positions] != train)
+        return fixed
+
+    def _priority(self, rows: Dataset, positions: np.ndarray) -> list[np.ndarray]:
+        """Sort keys, the last one first: positions, then the columns in `best` from the last one on."""
+        keys = [positions]
+        for name in reversed(self.best):
+            values = rows.select_columns([name]).with_format("arrow")[positions][name].combine_chunks()
+            if name == "source":
+                keys.append(np.asarray(values.dictionary_encode().indices))  # numbered as they come
+            else:
+                keys.append(-np.asarray(pc.fill_null(values.cast(pa.float64()), -np.inf)))
+        return keys
+
+    def _marks(self, rows: Dataset, partner: np.ndarray, similarity: np.ndarray) -> Made:
+        wanted = np.unique(partner[partner >= 0])
         partners = take(rows, "id", wanted)
+        threshold = next((str(limit) for limit in (self.above, self.within) if limit is not None), None)
 
         def mark(table: pa.Table, positions: np.ndarray) -> pa.Table:
-            doubled = twice[positions]
-            place = pa.array(np.searchsorted(wanted, np.where(doubled, first[positions], 0)), mask=~doubled)
-            reason = pc.if_else(pa.array(doubled), f"duplicate_{self.of}", None)
+            doubled = partner[positions] >= 0
+            place = pa.array(np.searchsorted(wanted, np.where(doubled, partner[positions], 0)), mask=~doubled)
             fields: dict[str, Any] = {
                 "step": self.name,
-                "reason": reason,
-                "value": "1",
+                "reason": f"duplicate_{self.of}",
+                "value": None if self.keep == "cluster" and threshold else _text(similarity[positions]),
+                "threshold": threshold,
                 "partner": partners.take(place),
             }
             return marked(table, record.struct(record.DROPPED, len(table), fields, pa.array(doubled)))
 
         return mark
+
+
+def _text(similarity: np.ndarray) -> pa.Array:
+    """Similarities to six digits; that of equal rows is "1"."""
+    return pa.array([f"{value:.6g}" for value in similarity.tolist()], pa.string())
+
+
+def given_splits(rows: Dataset) -> tuple[list[str], np.ndarray]:
+    """The splits that rows have, and for every row which of them, -1 for none: shape (rows,)."""
+    names: list[str] = []
+    given, at = np.full(len(rows), -1, np.int16), 0
+    for table in rows.select_columns(["split"]).with_format("arrow").iter(BATCH):
+        split = table["split"].combine_chunks().cast(pa.string())
+        names += [name for name in split.unique().drop_null().to_pylist() if name not in names]
+        which = pc.fill_null(pc.index_in(split, pa.array(names, pa.string())), -1)
+        given[at : at + len(table)] = np.asarray(which)
+        at += len(table)
+    return names, given
 
 
 def not_text(step: str, column: str, features: Mapping[str, Any]) -> list[str]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
-from hfds.processor import BATCH, Made, WholeDataset
-from processors.dedup import NONE, first_of, not_text
+from hfds.processor import Made, WholeDataset
+from processors.dedup import NONE, first_of, given_splits, not_text
 from processors.parameters import wrong_parameters
 
 TRAIN, VALIDATION = "train", "validation"
@@ -74,7 +73,8 @@ class Split(WholeDataset):
         key = np.full(len(rows), np.iinfo(np.uint64).max)
         np.minimum.at(key, label[alive], own[alive])
         share = _uniform(key[label], self.seed)
-        names, given = given_splits(rows, alive)
+        names, given = given_splits(rows) if "split" in rows.column_names else ([], np.full(len(rows), -1))
+        given = np.where(alive, given, -1)
         order = [TRAIN, *sorted({*names, VALIDATION} - {TRAIN})]
         place = np.where(share < self.validation, order.index(VALIDATION), 0)
         for number, name in enumerate(order):  # the later ones win
@@ -115,19 +115,3 @@ def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return (mixed >> np.uint64(11)).astype(np.float64) / 2**53
-
-
-def given_splits(rows: Dataset, alive: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The splits that kept rows were read into, and for every row which of them, -1 for none: shape (rows,)."""
-    names: list[str] = []
-    given = np.full(len(rows), -1, np.int16)
-    if "split" not in rows.column_names:
-        return names, given
-    at = 0
-    for table in rows.select_columns(["split"]).with_format("arrow").iter(BATCH):
-        split = table["split"].combine_chunks().cast(pa.string())
-        names += [name for name in split.unique().drop_null().to_pylist() if name not in names]
-        which = pc.fill_null(pc.index_in(split, pa.array(names, pa.string())), -1)
-        given[at : at + len(table)] = np.asarray(which)
-        at += len(table)
-    return names, np.where(alive, given, -1)

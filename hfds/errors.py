@@ -15,7 +15,7 @@
 All arguments are plain strings, so that every exception survives the way back from a worker process.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -106,8 +106,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"it is one of: {', '.join(valid) or 'none'}"
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on."""
+def causes(error: BaseException | None) -> list[BaseException]:
+    """An error, what it was raised from, and so on.
+
+    A list, not a generator: one that is left by an exception inside its loop crashes the collector of Python 3.12.1.
+    """
+    found = []
     while error is not None:
-        yield error
+        found.append(error)
         error = error.__cause__ or error.__context__
+    return found

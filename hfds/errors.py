@@ -107,10 +107,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
-    """An error, what it was raised from, and so on.
-
-    A list, not a generator: one that is left by an exception inside its loop crashes the collector of Python 3.12.1.
-    """
+    """An error, what it was raised from, and so on."""
     found = []
     while error is not None:
         found.append(error)

@@ -17,9 +17,10 @@ from datasets import Features, List, Value
 
 from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
-from hfds.errors import BadRow, ConfigError, MissingExtra
+from hfds.errors import BadRow, ConfigError
 from hfds.model import Model
 from hfds.pixels import Encoded
+from processors.models.checkpoint import need
 from processors.models.preprocessing import Preprocessing
 from processors.models.sentence import LONGEST, load_sentences, load_tokens
 from processors.models.vision import load_vision
@@ -82,7 +83,7 @@ class _Embed(ModelAnnotator):
         return found
 
     def load(self, device: str) -> Embedder:
-        self._need("torch", "transformers")
+        need(self.name, "torch", "transformers")
         embedder = self._embedder(device)
         if embedder.width != self.width:
             raise ConfigError(
@@ -100,13 +101,6 @@ class _Embed(ModelAnnotator):
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # without what is read from files
-
-    def _need(self, *packages: str) -> None:
-        for package in packages:
-            try:
-                import_module(package)
-            except ImportError:
-                raise MissingExtra(self.name, package, "models") from None
 
     def _embedder(self, device: str) -> Embedder:
         raise NotImplementedError
@@ -148,7 +142,7 @@ class EmbedPrompt(_Embed):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        self._need("tokenizers")
+        need(self.name, "tokenizers")
         return load_tokens(self.model)
 
 

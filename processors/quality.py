@@ -10,7 +10,6 @@ Pictures are read as trainers see them (see `hfds.pixels`): the first frame, upr
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -20,12 +19,13 @@ from datasets import Features, Value
 
 from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
-from hfds.errors import BadRow, MissingExtra
+from hfds.errors import BadRow
 from hfds.model import Model
 from hfds.pixels import Encoded
 from hfds.properties import Properties, properties
 from processors.models import Scorer
 from processors.models.aesthetic import load_predictor
+from processors.models.checkpoint import need
 from processors.models.classifier import load_classifier
 from processors.models.clip import load_clip
 from processors.models.preprocessing import Preprocessing
@@ -101,11 +101,7 @@ class _Score(ModelAnnotator):
         return found
 
     def load(self, device: str) -> Scorer:
-        for package in ("torch", "transformers"):
-            try:
-                import_module(package)
-            except ImportError:
-                raise MissingExtra(self.name, package, "models") from None
+        need(self.name, "torch", "transformers")
         return self._scorer(device)
 
     def prepare(self, batch: Batch) -> list[Any]:

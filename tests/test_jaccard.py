@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from processors.duplicates import Verdicts
 from processors.duplicates.jaccard import components, drop_all, keep_first
-from processors.duplicates.shingles import Sets, shingles, signatures
+from processors.duplicates.shingles import Sets, shingles
 
 SOURCES = Path(__file__).parent.parent / "examples/sources"
 
@@ -263,19 +263,3 @@ def test_a_text_has_the_same_shingles_in_any_company() -> None:
     whole = as_python(shingles(pa.array([*texts, *texts])))
     assert whole[: len(texts)] == whole[len(texts) :]
     assert as_python(shingles(pa.array(["x", *texts[5000:7000]], pa.large_string())[1:])) == whole[5000:7000]
-
-
-def test_signatures_estimate() -> None:
-    sets = shingles(pa.array(["", *prompts()[:2000]]))
-    made = signatures(sets)
-    assert (made.dtype, made.shape) == (np.uint32, (2001, 128))
-    assert (made[0] == 2**32 - 1).all()
-    np.testing.assert_array_equal(made[100:200], signatures(sets.take(np.arange(100, 200))))
-    assert (signatures(sets, seed=2) != made)[1:].any(axis=1).all()
-    errors = [
-        np.mean(made[row] == made[other]) - value
-        for row, others in enumerate(similarities(sets))
-        for other, value in others.items()
-    ]
-    assert abs(np.mean(errors)) < 0.01
-    assert np.std(errors) < 0.5 / np.sqrt(128)

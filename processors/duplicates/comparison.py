@@ -14,7 +14,7 @@ from hfds.processor import BATCH, kept
 from processors.duplicates import Verdicts, cosine, exact, hamming, jaccard
 from processors.duplicates.shingles import Sets, shingles
 
-MEASURES = ("exact", "jaccard", "cosine", "hamming")
+MEASURES = {"exact": exact, "jaccard": jaccard, "cosine": cosine, "hamming": hamming}
 
 
 @dataclass(frozen=True)
@@ -39,38 +39,24 @@ class Comparison:
 
     def keep_first(self, fixed: int, among: bool) -> Verdicts:
         """Drops every row that is like a kept one before it."""
-        if self.measure == "exact":
-            return exact.keep_first(self.values, fixed=fixed, among=among)
-        if self.measure == "jaccard":
-            return jaccard.keep_first(self.values, self._above, fixed=fixed, among=among)
-        if self.measure == "hamming":
-            return hamming.keep_first(self.values, int(self._above), fixed=fixed, among=among)
-        return cosine.keep_first(self.values, self._above, fixed=fixed, among=among, device=self.device)
+        verdicts: Verdicts = self._by("keep_first", fixed=fixed, among=among)
+        return verdicts
 
     def drop_all(self) -> Verdicts:
         """Drops every row that is like any other one."""
-        if self.measure == "exact":
-            return exact.drop_all(self.values)
-        if self.measure == "jaccard":
-            return jaccard.drop_all(self.values, self._above)
-        if self.measure == "hamming":
-            return hamming.drop_all(self.values, int(self._above))
-        return cosine.drop_all(self.values, self._above, device=self.device)
+        verdicts: Verdicts = self._by("drop_all")
+        return verdicts
 
     def components(self) -> np.ndarray:
         """For every row the first one that it is like, directly or through others: (rows,) int64."""
-        if self.measure == "exact":
-            return exact.components(self.values)
-        if self.measure == "jaccard":
-            return jaccard.components(self.values, self._above)
-        if self.measure == "hamming":
-            return hamming.components(self.values, int(self._above))
-        return cosine.components(self.values, self._above, device=self.device)
+        first: np.ndarray = self._by("components")
+        return first
 
-    @property
-    def _above(self) -> float:
-        assert self.limit is not None
-        return self.limit
+    def _by(self, function: str, **more: Any) -> Any:
+        limit = () if self.measure == "exact" else (self.limit,)
+        if self.measure == "cosine":
+            more["device"] = self.device
+        return getattr(MEASURES[self.measure], function)(self.values, *limit, **more)
 
 
 def measure_of(feature: Any, near: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Shingles: the runs of words that a text holds, as sets of 64-bit hashes, and MinHash signatures of them.
+"""Shingles: the runs of words that a text holds, as sets of 64-bit hashes.
 
 A word is a run of letters, marks, digits and "_", after NFKC and in lower case.
 """
@@ -61,25 +61,6 @@ def shingles(texts: pa.Array, words: int = 3) -> Sets:
     sizes = [np.zeros(1, np.int64), *(part.sizes for part in parts)]
     hashes = np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)])
     return Sets(hashes, np.concatenate(sizes).cumsum())
-
-
-def signatures(sets: Sets, permutations: int = 128, seed: int = 1) -> np.ndarray:
-    """MinHash signatures: (rows, permutations) uint32, the same for a set in every call of the same seed.
-
-    The share of columns in which two rows agree estimates their Jaccard similarity, with a standard error of at most
-    0.5 / sqrt(permutations): Broder 1997, "On the resemblance and containment of documents". An empty set has 2**32 - 1
-    everywhere.
-    """
-    draw = np.random.Generator(np.random.PCG64(seed)).integers(0, 2**64, (2, permutations), np.uint64)
-    made = np.full((len(sets.sizes), permutations), 2**32 - 1, np.uint32)
-    for at, some in sets.parts(AT_ONCE):
-        there = np.flatnonzero(some.sizes)
-        least = np.empty((permutations, len(there)), np.uint32)
-        for row, factor, term in zip(least, *draw, strict=True) if len(there) else ():
-            moved = (some.hashes * (factor | np.uint64(1)) + term) >> np.uint64(32)
-            row[:] = np.minimum.reduceat(moved, some.offsets[there])
-        made[at + there] = least.T
-    return made
 
 
 def tokens(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,21 @@ import json
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hfds.errors import ConfigError
+from hfds.errors import ConfigError, MissingExtra
 from hfds.model import Model
+
+
+def need(who: str, *packages: str) -> None:
+    """Raises MissingExtra for the first of `packages` that is not installed."""
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError:
+            raise MissingExtra(who, package, "models") from None
 
 
 def read_json(file: Path) -> dict[str, Any]:

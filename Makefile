@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The first of these that is 3.11 or newer makes the environment; `make PYTHON=/path/to/python` decides otherwise.
 PYTHON := python3.11 python3.12 python3.13 python3.14 python3
-# Further words for pytest: `make test ARGS="-k ledger"`.
+# Further words for pytest or the demo: `make test ARGS="-k ledger"`.
 ARGS :=
 
 # Another environment that is active in the caller's shell stays out of this one.
@@ -21,7 +21,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' Makefile | awk '{ printf "  %s %-6s", $$1, $$2; $$1 = $$2 = ""; print }'
 
 demo: $(VENV)/.core ## build a small release from start to end, with the light core only
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests that need no network, no accelerator and little time
 	$(BIN)/python -m pytest $(ARGS)

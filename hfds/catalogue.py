@@ -8,6 +8,7 @@ from typing import Any
 from builders import BUILDERS
 from hfds.builder import Builder
 from hfds.errors import ConfigError, nearest
+from hfds.processor import Annotator, Step
 from hfds.release import Release
 from hfds.releases import RELEASES
 
@@ -43,9 +44,24 @@ def find_release(dataset: str, name: str) -> Release:
     return known[name]
 
 
+def dataset_name(dataset: str, name: str) -> str:
+    """The name of a dataset that was built, from that or from the Python file of its release `name`."""
+    return find_release(dataset, name).dataset if dataset.endswith(".py") else dataset
+
+
+def annotators_of(dataset: str, name: str) -> tuple[Step, ...]:
+    """The steps of a release that add columns; none where only what was built of it is known."""
+    try:
+        return tuple(step for step in find_release(dataset, name).steps if isinstance(step, Annotator))
+    except ConfigError:
+        if dataset.endswith(".py"):
+            raise
+        return ()
+
+
 def find_ledger(dataset: str, name: str, out: Path) -> Path:
     """The ledger of a release that was built below `out`; raises ConfigError with the nearest that was."""
-    dataset = find_release(dataset, name).dataset if dataset.endswith(".py") else dataset
+    dataset = dataset_name(dataset, name)
     built = sorted(path.parent.parent.name for path in out.glob("*/ledger/*.parquet"))
     if dataset not in built:
         raise ConfigError(f"no dataset {dataset!r} was built in {out}: {nearest(dataset, dict.fromkeys(built))}")

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import multiprocess
 import numpy as np
@@ -112,7 +113,7 @@ class UniqueIds(WholeDataset):
         """Ids and marks."""
         return Features({"id": Value("string"), "dropped": record.FEATURES["dropped"]})
 
-    def decide(self, rows: Dataset) -> Made:
+    def decide(self, rows: Dataset, earlier: Dataset | None = None, journal: Path | None = None) -> Made:
         """The running number of every row among those with its id."""
         order, new = _grouped(rows)
         starts = np.flatnonzero(new)
@@ -131,13 +132,13 @@ class UniqueIds(WholeDataset):
 
 @dataclass(frozen=True)
 class Into(WholeDataset):
-    """Adds `split`: the split that each input was read into, null where its rows are still to be split.
+    """Adds `input` and `split`: the split that each input was read into, null where its rows are still to be split.
 
     Args:
-        inputs: rows and split of every input, in order.
+        inputs: label, rows and split of every input, in order.
     """
 
-    inputs: tuple[tuple[int, str | None], ...] = ()
+    inputs: tuple[tuple[str, int, str | None], ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -146,13 +147,17 @@ class Into(WholeDataset):
 
     @property
     def adds(self) -> Features:
-        """One column."""
-        return Features({"split": Value("string")})
+        """Two columns."""
+        return Features({"input": Value("string"), "split": Value("string")})
 
-    def decide(self, rows: Dataset) -> Made:
+    def decide(self, rows: Dataset, earlier: Dataset | None = None, journal: Path | None = None) -> Made:
         """By position."""
-        ends = np.cumsum([count for count, _ in self.inputs])
-        names = pa.array([into for _, into in self.inputs], pa.string())
-        return lambda table, positions: pa.table(
-            {"split": names.take(pa.array(np.searchsorted(ends, positions, "right")))}
-        )
+        ends = np.cumsum([count for _, count, _ in self.inputs])
+        labels = pa.array([label for label, _, _ in self.inputs], pa.string())
+        splits = pa.array([into for _, _, into in self.inputs], pa.string())
+
+        def made(table: pa.Table, positions: np.ndarray) -> pa.Table:
+            which = pa.array(np.searchsorted(ends, positions, "right"))
+            return pa.table({"input": labels.take(which), "split": splits.take(which)})
+
+        return made

@@ -1,7 +1,9 @@
 """Ledger: the fate of every row of a release, and the proof that none appeared or vanished.
 
 A Parquet file with one row per row of every input, in input order; columns as in `LEDGER`. Dropped rows have `step`,
-`reason`, `value`, `threshold` and, for duplicates, the `partner` that stayed; kept rows have `split`.
+`reason`, `value`, `threshold` and, for duplicates, the `partner` that stayed and the split or the earlier release that
+it is in (`partner_in`, empty where the partner was dropped later). Kept rows have `split` and, where that was not left
+to chance, the `decision` that led to it and the partner that it hangs on.
 """
 
 from collections import Counter
@@ -9,14 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 
 from hfds.errors import ConfigError, ConservationError, HfdsError
+from hfds.record import hash_texts
 
-_NAMES = ("id", "input", "split", "step", "reason", "value", "threshold", "partner")
+_NAMES = ("id", "input", "split", "step", "reason", "value", "threshold", "partner", "partner_in", "decision")
 LEDGER = Features({name: Value("string") for name in _NAMES})
 BATCH = 50_000
 
@@ -32,16 +36,55 @@ def write_ledger(rows: Dataset, inputs: Mapping[str, int], path: Path) -> None:
 
 
 def _tables(rows: Dataset, inputs: Mapping[str, int]) -> Iterator[pa.Table]:
-    narrow = rows.select_columns([c for c in ("id", "split", "dropped") if c in rows.column_names]).with_format("arrow")
+    names = [name for name in ("id", "split", "dropped", "decided") if name in rows.column_names]
+    narrow = rows.select_columns(names).with_format("arrow")
+    partners = _Partners(narrow)
     at = 0
     for label, count in inputs.items():
         for start in range(at, at + count, BATCH):
             table = narrow[start : min(start + BATCH, at + count)]
-            dropped = table["dropped"].combine_chunks()
-            fate = dict(zip([field.name for field in dropped.type], dropped.flatten(), strict=True))
-            columns = {**fate, "id": table["id"], "input": pa.repeat(label, len(table)), "split": kept_split(table)}
-            yield pa.table([columns[name] for name in _NAMES], schema=LEDGER.arrow_schema)
+            dropped, decided = _fields(table, "dropped"), _fields(table, "decided")
+            kept = table["dropped"].combine_chunks().is_null()  # of what was decided of others nothing is left
+            decided = {name: pc.if_else(kept, values, None) for name, values in decided.items()}
+            shared = {name: pc.coalesce(dropped[name], decided[name]) for name in dropped if name in decided}
+            columns = {**decided, **dropped, **shared}
+            columns["partner_in"] = pc.coalesce(columns["partner_in"], partners.splits(columns["partner"]))
+            columns |= {"id": table["id"], "input": pa.repeat(label, len(table)), "split": kept_split(table)}
+            empty = pa.nulls(len(table), pa.string())
+            yield pa.table([columns.get(name, empty) for name in _NAMES], schema=LEDGER.arrow_schema)
         at += count
+
+
+def _fields(table: pa.Table, column: str) -> dict[str, pa.Array]:
+    """The fields of a struct column, if it is there."""
+    if column not in table.column_names:
+        return {}
+    struct = table[column].combine_chunks()
+    return dict(zip([field.name for field in struct.type], struct.flatten(), strict=True))
+
+
+class _Partners:
+    """The splits of all rows that are partners, by the hash of their ids."""
+
+    def __init__(self, rows: Dataset):
+        keys, splits = [np.zeros((0, 2), np.uint64)], [pa.array([], pa.string())]
+        for table in rows.iter(BATCH):
+            there = np.asarray(table["dropped"].is_null())
+            keys.append(hash_texts(table["id"].filter(pa.array(there))))
+            splits.append(kept_split(table).filter(pa.array(there)))
+        hashes = np.concatenate(keys)
+        order = np.lexsort((hashes[:, 0], hashes[:, 1]))
+        self._keys = hashes[order]
+        self._splits = pa.concat_arrays(splits).take(pa.array(order))
+
+    def splits(self, ids: pa.Array) -> pa.Array:
+        """The split of the row with each of these ids; null where none was kept, and where there is no id."""
+        keys = hash_texts(ids)
+        at = np.minimum(np.searchsorted(self._keys[:, 1], keys[:, 1]), max(len(self._keys) - 1, 0))
+        known = np.asarray(ids.is_valid()) & bool(len(self._keys))
+        if len(self._keys):  # of two ids with the same 64 bits the second is not found
+            known &= (self._keys[at] == keys).all(axis=1)
+        return self._splits.take(pa.array(at, mask=~known))
 
 
 def kept_split(table: pa.Table) -> pa.Array:
@@ -105,7 +148,9 @@ def check_conservation(
 
 
 def explain(path: Path, id_: str) -> list[dict[str, Any]]:
-    """The ledger's row for `id_`, followed by those of its partner and its partner's partner.
+    """The ledger's row for `id_`, followed by those of its partner and its partner's partner, each with its `release`.
+
+    A partner in an earlier release is looked up in the ledger of that, where it lies in the same folder.
 
     Raises:
         ConfigError: no row has that id; similar ids are named.
@@ -113,14 +158,24 @@ def explain(path: Path, id_: str) -> list[dict[str, Any]]:
     if not path.exists():
         raise HfdsError(f"no ledger at {path}: build the release first")
     chain: list[dict[str, Any]] = []
+    ledger: Path | None = path
     wanted: str | None = id_
-    while wanted and wanted not in [row["id"] for row in chain]:
-        rows = pq.read_table(path, filters=[("id", "=", wanted)]).to_pylist()
+    while ledger and wanted and (ledger, wanted) not in [(row["release"], row["id"]) for row in chain]:
+        rows = pq.read_table(ledger, filters=[("id", "=", wanted)]).to_pylist()
         if not rows:
-            raise ConfigError(f"no row {wanted!r} in {path.name}: {_similar(path, wanted)}")
-        chain.append(rows[0])
-        wanted = rows[0]["partner"]
-    return chain
+            raise ConfigError(f"no row {wanted!r} in {ledger.name}: {_similar(ledger, wanted)}")
+        chain.append({"release": ledger, **rows[0]})
+        wanted, ledger = rows[0]["partner"], _ledger_of(ledger, rows[0].get("partner_in"))
+    return [{**row, "release": f"{row['release'].parent.parent.name}/{row['release'].stem}"} for row in chain]
+
+
+def _ledger_of(path: Path, place: str | None) -> Path | None:
+    """The ledger of the release in "<dataset>/<release>:<split>", `path` where no release is named; None: not there."""
+    name, found, _ = (place or "").rpartition(":")
+    there = {
+        f"{one.parent.parent.name}/{one.stem}": one for one in path.parent.parent.parent.glob("*/ledger/*.parquet")
+    }
+    return there.get(name) if found else path
 
 
 def _similar(path: Path, id_: str) -> str:

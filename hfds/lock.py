@@ -44,8 +44,19 @@ def write_lock(lock: Mapping[str, Any], path: Path) -> None:
 
 def read_locks(folder: Path) -> dict[str, dict[str, Any]]:
     """Every lock in a built dataset's folder by release name, in the order of `release_order`."""
-    found = {path.name.removesuffix(".lock.json"): path for path in (folder / "releases").glob("*.lock.json")}
-    return {name: json.loads(found[name].read_text(encoding="utf-8")) for name in sorted(found, key=release_order)}
+    return {name: read_lock(folder, name) for name in release_names(folder)}
+
+
+def release_names(folder: Path) -> list[str]:
+    """The releases in a built dataset's folder, in the order of `release_order`."""
+    found = [path.name.removesuffix(".lock.json") for path in (folder / "releases").glob("*.lock.json")]
+    return sorted(found, key=release_order)
+
+
+def read_lock(folder: Path, name: str) -> dict[str, Any]:
+    """The lock of a release in a built dataset's folder."""
+    found: dict[str, Any] = json.loads((folder / "releases" / f"{name}.lock.json").read_text(encoding="utf-8"))
+    return found
 
 
 def answers_in_use(out: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """Plan: what a build would read and compute, and what that costs, before it starts."""
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hfds.asked import Asked
 from hfds.disk import disk_errors
 from hfds.gather import gather
 from hfds.processor import BATCH, Step, beside, kept, marked
-from hfds.release import Release, open_inputs
+from hfds.release import Release, apply, into, open_inputs
 from hfds.run import Run
 
 PROBE = 64  # rows that a model is shown to measure its rate
@@ -30,6 +30,7 @@ def plan(
     run: Run | None = None,
     *,
     sources: str | Path | None = None,
+    out: str | Path = "dist",
     rows: int | None = None,
     probe: bool = True,
 ) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def plan(
     Behind a model whose answers are not all known, numbers are estimates from the rows that are known: `estimated`.
 
     Args:
-        release, run, sources, rows: as of `build`.
+        release, run, sources, out, rows: as of `build`.
         probe: False reads nothing and asks no model.
 
     Raises:
@@ -65,11 +66,13 @@ def plan(
             for input_, builder, (files, pieces) in zip(release.inputs, builders, found, strict=True)
         ]
         steps = [
-            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": asdict(s)} for s in release.steps
+            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": s.parameters()}
+            for s in release.steps
         ]
         if probe and any(isinstance(step, ModelAnnotator) for step in release.steps):
-            table, _ = gather(builders, run, whole=rows is None)
-            costs = _Costs(table, run)
+            table, lengths = gather(builders, run, whole=rows is None)
+            counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
+            costs = _Costs(into(release, counts)(table, run), release, Path(out), run)
             for group in passes(release.steps):
                 costs.of(group)
             steps = [{**step, **cost} for step, cost in zip(steps, costs.steps, strict=True)]
@@ -90,6 +93,8 @@ class _Costs:
     """Goes through the steps with the rows that are known, each of them standing for `scale` rows."""
 
     table: Dataset
+    release: Release
+    out: Path
     run: Run
     scale: float = 1.0
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -101,7 +106,7 @@ class _Costs:
         else:
             self.steps += [{"rows": self._rows(), "estimated": self.scale > 1}]
         for step in group:
-            self.table = step(self.table, self.run)
+            self.table = apply(step, self.table, self.release, self.out, self.run)
 
     def _rows(self) -> int:
         return round(_alive(self.table) * self.scale)

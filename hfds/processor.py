@@ -87,20 +87,27 @@ class Step:
             ConfigError: its parameters cannot be.
             KeyError: a column it needs is missing.
         """
+        self._check(rows)
+        return _with(rows, self._of(rows, run))
+
+    def _check(self, rows: Dataset) -> None:
+        """Raises what `__call__` raises."""
         if not isinstance(rows, Dataset):
             raise ConfigError(f"{self.name} takes a datasets.Dataset with all rows, got {type(rows).__name__}")
         if problems := self.problems():
             raise ConfigError(*problems)
         if missing := [name for name in self.needs if name not in rows.column_names]:
             raise KeyError(f"{self.name} needs the column {missing[0]!r}; there are: {', '.join(rows.column_names)}")
-        made = self._of(rows, run)
-        return beside(rows.remove_columns([name for name in made.column_names if name in rows.column_names]), made)
 
     def _of(self, rows: Dataset, run: Run | None) -> Dataset:
         """The columns that this step adds or replaces."""
-        seen = dict.fromkeys((*self.needs, *self.reads, *self.adds, "dropped"))
-        narrow = rows.select_columns([name for name in seen if name in rows.column_names])
+        narrow = self._narrow(rows)
         return self._map(narrow, run, self.adds, self._prepare(narrow), self._file(rows, run))
+
+    def _narrow(self, rows: Dataset) -> Dataset:
+        """The columns that this step sees."""
+        seen = dict.fromkeys((*self.needs, *self.reads, *self.adds, "dropped"))
+        return rows.select_columns([name for name in seen if name in rows.column_names])
 
     def _file(self, rows: Dataset, run: Run | None, more: str = "") -> str:
         """The name of what `run` keeps of it, which sees the step's version, the rows, and `more`."""
@@ -174,17 +181,56 @@ class Filter(Step):
 
 
 class WholeDataset(Step):
-    """Reads a few narrow columns of all rows, then writes marks or one column: duplicates, splits, balance."""
+    """Reads a few narrow columns of all rows, then writes marks or one column: duplicates, splits, balance.
+
+    It may also look at the rows of earlier releases, which come as a dataset of their own: `id`, `release`
+    ("<dataset>/<release>"), `split`, and the columns in `compares`.
+    """
 
     by_batch = False
 
-    def decide(self, rows: Dataset) -> Made:
-        """Reads all it needs from `rows` (narrow columns, dropped rows too) and returns what `_prepare` returns."""
+    @property
+    def releases(self) -> tuple[Any, ...]:
+        """The earlier releases (`hfds.release.Release`) whose rows it looks at, the oldest first."""
+        return ()
+
+    @property
+    def compares(self) -> tuple[str, ...]:
+        """The columns of those rows that it needs."""
+        return ()
+
+    def __call__(self, rows: Dataset, run: Run | None = None, earlier: Dataset | None = None) -> Dataset:
+        """As of every step; `earlier` has the rows of `releases`, which `hfds.build` finds.
+
+        Raises:
+            ConfigError: also when they are needed and not given.
+        """
+        self._check(rows)
+        if self.releases and earlier is None:
+            names = ", ".join(label(release) for release in self.releases)
+            raise ConfigError(f"{self.name} needs the rows of {names}: give them as `earlier`, or use hfds.build")
+        return _with(rows, self._decided(rows, run, earlier))
+
+    def decide(self, rows: Dataset, earlier: Dataset | None = None, journal: Path | None = None) -> Made:
+        """Reads all it needs from `rows` (narrow columns, dropped rows too) and returns what `_prepare` returns.
+
+        Args:
+            earlier: the rows of `releases`.
+            journal: a file that may note how far long work is, so that it goes on when run again.
+        """
         raise NotImplementedError
 
-    def _prepare(self, rows: Dataset) -> Made:
-        decided = functools.cache(lambda: self.decide(rows))  # a result that is cached never asks
-        return lambda table, positions: decided()(table, positions)
+    def _decided(self, rows: Dataset, run: Run | None, earlier: Dataset | None) -> Dataset:
+        narrow = self._narrow(rows)
+        file = self._file(rows, run, earlier._fingerprint if earlier is not None else "")
+        journal = run.steps / f"{file}.journal" if run else None
+        decided = functools.cache(lambda: self.decide(narrow, earlier, journal))  # a result that is cached never asks
+        return self._map(narrow, run, self.adds, lambda table, positions: decided()(table, positions), file)
+
+
+def label(release: Any) -> str:
+    """The name under which ledgers and locks know another release: "image-to-prompt/v2"."""
+    return f"{release.dataset}/{release.name}"
 
 
 def whole(run: Run, file: str) -> bool:
@@ -210,6 +256,11 @@ def _on_disk(rows: Dataset) -> bool:
     """Whether other processes can map the rows too; datasets 5.2 loses the length of an in-memory block on the way."""
     blocks = rows.data.blocks if isinstance(rows.data, ConcatenationTable) else [[rows.data]]
     return all(isinstance(block, MemoryMappedTable) for row in blocks for block in row)
+
+
+def _with(rows: Dataset, made: Dataset) -> Dataset:
+    """`rows` with the columns in `made`, in place of its own of these names."""
+    return beside(rows.remove_columns([name for name in made.column_names if name in rows.column_names]), made)
 
 
 def beside(rows: Dataset, more: Dataset) -> Dataset:

@@ -48,7 +48,8 @@ FEATURES = Features(
             "reason": Value("string"),
             "value": Value("string"),
             "threshold": Value("string"),
-            "partner": Value("string"),
+            "partner": Value("string"),  # id of the row that stays
+            "partner_in": Value("string"),  # its split, or "<dataset>/<release>:<split>"; null: decided later
         },
     }
 )
@@ -232,12 +233,15 @@ def dropped_row(id_: str, source: str, reason: str, value: str | None = None, **
     return records(1, id=id_, source=source, dropped=drops(source, 1, reason, value), **columns)
 
 
+HASHED = 4096  # texts at a time: as many as stay in a core's cache as objects
+
+
 def hash_texts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """xxh3-128 of the UTF-8 bytes of each text (null as empty): an array of shape (rows, 2) and dtype uint64."""
-    digest = xxhash.xxh3_128_digest
-    return np.frombuffer(
-        b"".join([digest(text or b"") for text in texts.cast(pa.binary()).to_pylist()]), dtype=np.uint64
-    ).reshape(-1, 2)
+    digest, values = xxhash.xxh3_128_digest, texts.cast(pa.binary())
+    parts = (values[at : at + HASHED].to_pylist() for at in range(0, len(values), HASHED))
+    digests = b"".join([b"".join([digest(text or b"") for text in part]) for part in parts])
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
 def begins(keys: np.ndarray, order: np.ndarray) -> np.ndarray:

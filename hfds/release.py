@@ -11,23 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Features, Value
+from datasets import Dataset, Features, Value
 
 from hfds.annotate import annotate
 from hfds.annotator import ModelAnnotator, passes
 from hfds.builder import Builder, code_version
 from hfds.disk import alone, disk_errors
 from hfds.dist import write_release
+from hfds.earlier import digests, earlier_rows
 from hfds.errors import ConfigError, SourceMissing, nearest
 from hfds.gather import Into, gather
 from hfds.lock import file_sums
-from hfds.processor import Step
+from hfds.processor import Step, WholeDataset, label
 from hfds.record import FEATURES
 from hfds.run import Run
 from hfds.store import Store
 from hfds.upstream import as_hub_user
 
 COLUMNS = ("image", "prompt", "captions", "source", "license", "url", "width", "height", "image_hash", "generation")
+GIVEN = Features({"input": Value("string"), "split": Value("string")})  # what every row has besides the schema
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 
@@ -98,14 +100,22 @@ class Release:
 
     dataset: str
     name: str
-    inputs: tuple[Input, ...]
-    steps: tuple[Step, ...] = ()
-    columns: tuple[str, ...] = COLUMNS
-    description: str = ""
+    inputs: tuple[Input, ...] = field(repr=False)
+    steps: tuple[Step, ...] = field(default=(), repr=False)
+    columns: tuple[str, ...] = field(default=COLUMNS, repr=False)
+    description: str = field(default="", repr=False)
+
+    def __hash__(self) -> int:
+        return hash((self.dataset, self.name))  # each step may hold all earlier releases, whose steps hold theirs
 
     def but(self, name: str, **changes: Any) -> "Release":
         """The release `name`, like this one but for `changes`."""
         return replace(self, name=name, **changes)
+
+    def earlier(self) -> tuple["Release", ...]:
+        """The releases whose rows its steps look at, each once."""
+        whole = [step for step in self.steps if isinstance(step, WholeDataset)]
+        return tuple(dict.fromkeys(release for step in whole for release in step.releases))
 
     def features(self) -> Features:
         """The features of the rows that come out."""
@@ -113,7 +123,7 @@ class Release:
         return Features({name: known[name] for name in dict.fromkeys(("id", *self.columns))})
 
     def _known(self) -> dict[str, Any]:
-        known = {**FEATURES, "split": Value("string")}
+        known = {**FEATURES, **GIVEN}
         for step in self.steps:
             known.update(step.adds)
         return known
@@ -133,15 +143,17 @@ class Release:
         labels = [input_.label for input_ in self.inputs]
         found += [f"input {label} is there twice" for label in sorted(set(labels)) if labels.count(label) > 1]
         found += self._misfits()
-        for name in sorted({"dropped", "split"} & set(self.columns)):
-            found.append(f"column {name!r} cannot be in a release: dropped rows and splits are in its ledger")
+        for name in sorted({"dropped", "split", "decided", "input"} & set(self.columns)):
+            found.append(f"column {name!r} cannot be in a release: what became of rows is in its ledger")
+        if label(self) in [label(release) for release in self.earlier()]:
+            found.append("a release cannot be compared with itself: give the ones before it")
         if found:
             raise ConfigError(*(f"{self.dataset}/{self.name}: {problem}" for problem in found))
 
     def _misfits(self) -> list[str]:
         """Steps that cannot be, and columns that are not there when they are needed, or not of the type."""
         found = []
-        there: dict[str, Any] = {**FEATURES, "split": Value("string")}
+        there: dict[str, Any] = {**FEATURES, **GIVEN}
         for step in self.steps:
             problems = step.problems()
             for name in () if problems else (*step.needs, *step.reads):
@@ -225,12 +237,12 @@ def build(
         builders = open_inputs(release, run, Path(sources) if sources else None, rows)
         table, lengths = gather(builders, run, whole=rows is None)
         counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
-        into = Into(tuple((counts[input_.label], input_.into) for input_ in release.inputs))
-        for steps in passes((into, *release.steps)):
+        table = into(release, counts)(table, run)
+        for steps in passes(release.steps):
             if len(steps) > 1:
                 annotate([step for step in steps if isinstance(step, ModelAnnotator)], table, run)
             for step in steps:
-                table = step(table, run)
+                table = apply(step, table, release, Path(out), run)
 
         def finish() -> dict[str, Any]:
             made_of = {
@@ -242,10 +254,24 @@ def build(
                     for input_, builder in zip(release.inputs, builders, strict=True)
                 ],
                 "steps": [step.entry() for step in release.steps],
+                "earlier": digests(release.earlier(), Path(out)),
             }
             return write_release(table, release.features(), counts, made_of, run, home)
 
         return Built(home, release, run.agree(finish))
+
+
+def into(release: Release, counts: Mapping[str, int]) -> Into:
+    """What says which input every row is from, by the rows of each."""
+    return Into(tuple((input_.label, counts[input_.label], input_.into) for input_ in release.inputs))
+
+
+def apply(step: Step, rows: Dataset, release: Release, out: Path, run: Run) -> Dataset:
+    """`rows` with the columns of a step of `release`; earlier releases are looked for below `out`."""
+    if not isinstance(step, WholeDataset):
+        return step(rows, run)
+    before = release.steps[: release.steps.index(step)]
+    return step(rows, run, earlier_rows(step, before, out, run))
 
 
 def forget_failures(release: Release, run: Run, step: str | None = None, reason: str | None = None) -> dict[str, int]:

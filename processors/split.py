@@ -3,90 +3,168 @@
 The winners of the image-to-prompt competition split by groups; a split by shuffled rows leaks.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
-from hfds.processor import Made, WholeDataset
-from processors.dedup import NONE, first_of, given_splits, not_text
+from hfds import record
+from hfds.errors import ConfigError
+from hfds.processor import Made, WholeDataset, label
+from hfds.release import Release
+from processors.duplicates.alike import Alike
+from processors.duplicates.columns import codes, places, stacked, take
+from processors.duplicates.comparison import compare, present
 from processors.parameters import wrong_parameters
 
 TRAIN, VALIDATION = "train", "validation"
+WINS = (VALIDATION, TRAIN)
+NONE = np.iinfo(np.int64).max
+REASONS = pa.array([None, "merged", "earlier", "input", "too_large"])
+DECIDED = Features(
+    {
+        "decided": {  # null where chance decided
+            "decision": Value("string"),  # one of REASONS
+            "partner": Value("string"),  # id of the row that it hangs on; null for the row itself
+            "partner_in": Value("string"),  # "<dataset>/<release>:<split>", or null for a row of this release
+        }
+    }
+)
+STRUCT: pa.StructType = DECIDED.arrow_schema.field("decided").type
 
 
 @dataclass(frozen=True)
 class Split(WholeDataset):
     """Adds `split`: "train", "validation" or one that an input was read `into`; null for dropped rows.
 
-    Rows that share the value of any column in `of` are one cluster, also through others (a prompt shared with one row,
-    a picture with another). A cluster is decided as a whole, by the smallest hash among its rows' values, so the
-    decision does not depend on the order or number of rows. An input read `into` a split decides for the clusters of
-    its rows; when two inputs disagree, "train" loses, and of other splits the last by name wins.
+    Rows that are alike in anything in `of` are one cluster, also through others (a prompt shared with one row, a
+    picture with another), and a cluster is decided as a whole:
+
+    - Where it holds rows of earlier releases, under the same id or as duplicates, it goes where these are.
+    - Where it holds rows of an input read `into` a split, it goes there.
+    - Where those are several splits, `wins` decides.
+    - Else the hash of its oldest row does, which is the first one in the order of the inputs: neither the number of
+      rows nor what comes behind it matters.
+    - A cluster that alone has a larger share of all rows than `validation` goes to train, as loose thresholds chain
+      half a dataset together.
+
+    All but the fourth is a decision in the ledger, with the row that it hangs on: "earlier", "input", "too_large", and
+    "merged" where a new row joined clusters that an earlier release had in several splits.
 
     Args:
         validation: the share of clusters that go into validation, 0..1.
-        of: the columns of text that make clusters; those that the rows lack are ignored.
+        of: what makes clusters: columns of equal texts, those that the rows lack are ignored; or `Alike` values.
         seed: another seed gives another split.
+        earlier: the releases to honour, the oldest first.
+        wins: "validation", so that what was once held back never is in train, or "train", so that what was once
+            trained on is never held back.
+        device: where cosines are computed.
     """
 
     validation: float = 0.05
-    of: tuple[str, ...] = ("prompt", "image_hash")
+    of: tuple[str | Alike, ...] = ("prompt", "image_hash")
     seed: int = 0
+    earlier: tuple[Release, ...] = ()
+    wins: str = VALIDATION
+    device: str = "cpu"
+
+    @property
+    def parts(self) -> tuple[Alike, ...]:
+        """What makes clusters."""
+        return tuple(one if isinstance(one, Alike) else Alike(one) for one in self.of)
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """Those in `earlier`."""
+        return self.earlier
+
+    @property
+    def compares(self) -> tuple[str, ...]:
+        """What makes clusters."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.columns))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The ids: a row with nothing in `of` is a cluster of its own."""
-        return ("id",)
+        """The ids, and what is compared for similarity: a row with nothing in `of` is a cluster of its own."""
+        near = [name for part in self.parts if part.limit is not None for name in part.columns]
+        return tuple(dict.fromkeys(("id", *near)))
 
     @property
     def reads(self) -> tuple[str, ...]:
         """What makes clusters, and the split that an input was read into."""
-        return (*self.of, "split")
+        return (*self.compares, "split")
 
     @property
     def adds(self) -> Features:
-        """One column."""
-        return Features({"split": Value("string")})
+        """The split, and what decided it."""
+        return Features({"split": Value("string"), **DECIDED})
+
+    def parameters(self) -> dict[str, Any]:
+        """All but the device, on which no decision depends, with earlier releases by their names."""
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "device"}
+        found["of"] = [one if isinstance(one, str) else vars(one) for one in self.of]
+        found["earlier"] = [label(release) for release in self.earlier]
+        return found
 
     def problems(self) -> list[str]:
         """A share must be a share, and so on."""
-        return wrong_parameters(self, {"validation": "fraction", "of": "columns", "seed": "seed"})
+        found = wrong_parameters(self, {"validation": "fraction", "seed": "seed"})
+        if not isinstance(self.of, tuple) or not all(isinstance(one, (str, Alike)) and one for one in self.of):
+            return [*found, f"{self.name}: of must be a tuple of names of columns and Alike(...), got {self.of!r}"]
+        if not isinstance(self.earlier, tuple) or not all(isinstance(one, Release) for one in self.earlier):
+            return [*found, f"{self.name}: earlier must be a tuple of releases, got {self.earlier!r}"]
+        if self.wins not in WINS:
+            found.append(f"{self.name}: wins must be one of {', '.join(WINS)}, got {self.wins!r}")
+        return found + [f"{self.name}: {problem}" for part in self.parts for problem in part.problems()]
 
     def misfits(self, features: Mapping[str, Any]) -> list[str]:
-        """Clusters are made by texts."""
-        return [problem for name in self.of for problem in not_text(self.name, name, features)]
+        """What makes clusters must be comparable."""
+        return [f"{self.name}: {problem}" for part in self.parts for problem in part.misfits(features)]
 
-    def decide(self, rows: Dataset) -> Made:
+    def decide(self, rows: Dataset, earlier: Dataset | None = None, journal: Path | None = None) -> Made:
         """Clusters first, then one decision for each."""
-        ids, own = first_of(rows, "id")
-        alive = ids != NONE
-        groups = []
-        for column in reversed([c for c in self.of if c in rows.column_names]):
-            first, hashes = first_of(rows, column)
-            groups.append(first)
-            own = np.where(first != NONE, hashes, own)
-        label = clusters(groups, len(rows))
-        key = np.full(len(rows), np.iinfo(np.uint64).max)
-        np.minimum.at(key, label[alive], own[alive])
-        share = _uniform(key[label], self.seed)
-        names, given = given_splits(rows) if "split" in rows.column_names else ([], np.full(len(rows), -1))
-        given = np.where(alive, given, -1)
-        order = [TRAIN, *sorted({*names, VALIDATION} - {TRAIN})]
-        place = np.where(share < self.validation, order.index(VALIDATION), 0)
-        for number, name in enumerate(order):  # the later ones win
-            forced = np.zeros(len(rows), bool)
-            forced[label[given == names.index(name)] if name in names else []] = True
-            place = np.where(forced[label], number, place)
-        known = pa.array(order)
+        if wrong := self.misfits(rows.features):
+            raise ConfigError(*wrong)
+        parts = [part for part in self.parts if all(name in rows.column_names for name in part.columns)]
+        table = stacked(earlier, rows, ("id", *(name for part in parts for name in part.columns)))
+        held = len(table) - len(rows)
+        try:
+            groups = [self._group(table, part, journal) for part in (Alike("id"), *parts)]
+        except ValueError as error:  # of a vector that is none
+            raise ConfigError(f"{self.name}: {error}") from None
+        label = clusters(groups, len(table))
+        alive = present(table, Alike("id"))
+        splits, given = _given(earlier, rows, alive)
+        chance = _uniform(_own_hashes(table, parts)[label], self.seed) < self.validation  # that of the oldest row
+        sizes = np.bincount(label[held:][alive[held:]], minlength=len(table))[label]
+        too_large = chance & (sizes > max(1, self.validation * alive[held:].sum()))
+        ranking = range(len(splits)) if self.wins == VALIDATION else [*range(1, len(splits)), 0]
+        forced, decider, merged = _forced(label, given, ranking, held)
+        place = np.where(forced >= 0, forced, np.where(chance & ~too_large, splits.index(VALIDATION), 0))
+        there = forced >= 0
+        reason = np.select([merged, there & (decider < held), there, too_large], [1, 2, 3, 4], 0)  # of REASONS
+        itself = groups[0][np.where(there, decider, 0)] == groups[0]
+        told = _Told(table, earlier, decider, itself)
 
-        def made(table: pa.Table, positions: np.ndarray) -> pa.Table:
-            return pa.table({"split": known.take(pa.array(place[positions], mask=~alive[positions]))})
+        def made(batch: pa.Table, positions: np.ndarray) -> pa.Table:
+            at = positions + held
+            split = pa.array(splits).take(pa.array(place[at], mask=~alive[at]))
+            fields = {"decision": REASONS.take(pa.array(reason[at])), **told.fields(at)}
+            decided = record.struct(STRUCT, len(at), fields, pa.array(alive[at] & (reason[at] > 0)))
+            return pa.table({"split": split, "decided": decided})
 
         return made
+
+    def _group(self, table: Dataset, part: Alike, journal: Path | None) -> np.ndarray:
+        """For every row the first one that it is alike with, also through others; NONE for rows without a value."""
+        positions = np.flatnonzero(present(table, part))
+        first = np.full(len(table), NONE)
+        first[positions] = positions[compare(table, part, positions, self.device, journal).components()]
+        return first
 
 
 def clusters(groups: list[np.ndarray], rows: int) -> np.ndarray:
@@ -106,6 +184,63 @@ def clusters(groups: list[np.ndarray], rows: int) -> np.ndarray:
         label = label[label]
         if np.array_equal(label, before):
             return label
+
+
+def _given(earlier: Dataset | None, rows: Dataset, alive: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """All splits, "train" first, and for every row the one that it has already, -1 for none: (rows,) int64."""
+    none: tuple[list[str], np.ndarray] = [], np.full(len(rows), -1, np.int16)
+    both = [codes(earlier, "split")] if earlier is not None else []
+    both.append(codes(rows, "split") if "split" in rows.column_names else none)
+    known = {name for names, _ in both for name in names}
+    splits = [TRAIN, *sorted((known | {VALIDATION}) - {TRAIN})]
+    given = np.concatenate([np.array([*map(splits.index, names), -1])[which] for names, which in both])
+    return splits, np.where(alive, given, -1)
+
+
+def _own_hashes(table: Dataset, parts: list[Alike]) -> np.ndarray:
+    """For every row the hash of the first thing of it that is compared for being equal, else of its id: uint64."""
+    hashes = np.zeros(len(table), np.uint64)
+    for part in (Alike("id"), *reversed([part for part in parts if part.limit is None])):
+        positions = np.flatnonzero(present(table, part))
+        hashes[positions] = compare(table, part, positions).values[:, 0]
+    return hashes
+
+
+def _forced(
+    label: np.ndarray, given: np.ndarray, ranking: Iterable[int], held: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every row what its cluster was given: the split, the first row that has it, whether earlier ones differ.
+
+    Of several splits the last in `ranking` counts. Shape (rows,) each: int64, -1 for none; int64, NONE; bool.
+    """
+    forced, decider = np.full(len(label), -1), np.full(len(label), NONE)
+    for split in ranking:
+        forced[label[given == split]] = split
+    having = np.flatnonzero((given >= 0) & (given == forced[label]))
+    np.minimum.at(decider, label[having], having)
+    known = np.flatnonzero(given[:held] >= 0)
+    low, high = np.full(len(label), NONE), np.full(len(label), -1)
+    np.minimum.at(low, label[known], given[known])
+    np.maximum.at(high, label[known], given[known])
+    return forced[label], decider[label], (low < high)[label]
+
+
+class _Told:
+    """The rows that decisions hang on, as what the ledger says of them."""
+
+    def __init__(self, table: Dataset, earlier: Dataset | None, decider: np.ndarray, itself: np.ndarray):
+        self._wanted = np.unique(decider[decider != NONE])
+        self._ids, self._places = take(table, "id", self._wanted), places(earlier, self._wanted)
+        self._decider, self._itself = decider, itself
+
+    def fields(self, at: np.ndarray) -> dict[str, pa.Array]:
+        """For the rows at these positions; a row that decides for itself has no partner."""
+        decided = self._decider[at] != NONE
+        place = np.searchsorted(self._wanted, np.where(decided, self._decider[at], 0))
+        return {
+            "partner": self._ids.take(pa.array(place, mask=~decided | self._itself[at])),
+            "partner_in": self._places.take(pa.array(place, mask=~decided)),
+        }
 
 
 def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:

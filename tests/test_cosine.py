@@ -11,6 +11,8 @@ import pytest
 from processors.duplicates import Verdicts
 from processors.duplicates.codes import Coder, Tuning
 from processors.duplicates.cosine import components, drop_all, keep_first
+from processors.duplicates.embedded import embedded
+from processors.duplicates.pairs import every
 
 BLOCKS = [Tuning(23, 61), Tuning(64, 40, 4), Tuning(300, 50, 24), Tuning.of("cpu")]
 Data = Callable[[np.random.Generator], tuple[np.ndarray, float]]
@@ -171,6 +173,21 @@ def test_equals_computing_every_pair(data: Data, seed: int) -> None:
         assert components(vectors, threshold, tuning=tuning).tolist() == connected
 
 
+@pytest.mark.parametrize("data", DATA)
+def test_pairs_are_those_that_are_similar(data: Data) -> None:
+    vectors, threshold = data(np.random.default_rng(0))
+    truth = Truth(vectors, threshold)
+    distinct = np.flatnonzero(np.array(truth.first) == np.arange(len(vectors)))
+    wanted = np.argwhere(np.tril(truth.there[np.ix_(distinct, distinct)], -1))
+    for tuning in BLOCKS:
+        measure = embedded(vectors, threshold, tuning=tuning)
+        assert (measure.copy_of.tolist(), measure.distinct.tolist()) == (truth.first, distinct.tolist())
+        found = every(measure)
+        np.testing.assert_array_equal(np.stack([found.later, found.earlier], axis=1), wanted)
+        similarity = truth.similarity[distinct[found.later], distinct[found.earlier]]
+        np.testing.assert_array_equal(found.similarity.astype(np.float32), similarity)
+
+
 @pytest.mark.parametrize("width", [None, 48, 64])
 def test_codes_are_wrong_by_no_more_than_their_band(width: int | None) -> None:
     random = np.random.default_rng(0)
@@ -237,6 +254,100 @@ def test_progress_counts_every_row_once(function: Callable[..., object]) -> None
     assert min(done) >= 0
 
 
+class Killed(Exception):
+    pass
+
+
+def until(calls: int) -> Callable[[int], None]:
+    """A progress that ends a run when it is called for the time after so many."""
+    left = iter(range(calls))
+
+    def progress(rows: int) -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    return progress
+
+
+FUNCTIONS: list[Callable[..., Verdicts | np.ndarray]] = [
+    keep_first,
+    partial(keep_first, fixed=50),
+    partial(keep_first, fixed=50, among=False),
+    partial(drop_all, fixed=20),
+    components,
+]
+EACH = Tuning(16, 64, saved=0)  # writes the journal after every block
+
+
+@pytest.mark.parametrize("data", [clusters, copies, everything_is_similar])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_killed_run_goes_on(function: Callable[..., Verdicts | np.ndarray], data: Data, tmp_path: Path) -> None:
+    vectors, threshold = data(np.random.default_rng(0))
+    calls: list[int] = []
+    wanted = function(vectors, threshold, tuning=EACH, progress=calls.append)
+    journal = tmp_path / "journal"
+    for blocks in range(len(calls)):
+        with pytest.raises(Killed):
+            function(vectors, threshold, tuning=EACH, journal=journal, progress=until(blocks))
+        again: list[int] = []
+        found = function(vectors, threshold, tuning=Tuning(16, 50), journal=journal, progress=again.append)
+        np.testing.assert_array_equal(found, wanted)
+        assert len(again) == len(calls) - blocks, "what had been decided was decided again"
+        assert sum(again) == len(vectors)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_run_may_be_killed_twice(tmp_path: Path) -> None:
+    vectors, threshold = clusters(np.random.default_rng(0))
+    for _ in range(3):
+        with pytest.raises(Killed):
+            keep_first(vectors, threshold, tuning=EACH, journal=tmp_path / "journal", progress=until(2))
+    (tmp_path / "journal.part").write_bytes(b"killed while it was written")
+    again: list[int] = []
+    found = keep_first(vectors, threshold, journal=tmp_path / "journal", tuning=Tuning(16, 64), progress=again.append)
+    assert pairs(found) == pairs(keep_first(vectors, threshold))
+    assert len(again) == -(-len(vectors) // 16) + 1 - 6
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_journal_of_other_work_and_a_damaged_one_count_for_nothing(tmp_path: Path) -> None:
+    vectors, threshold = clusters(np.random.default_rng(0))
+    other, journal = vectors.copy(), tmp_path / "journal"
+    other[170] = other[3]
+    with pytest.raises(Killed):
+        keep_first(vectors, threshold, tuning=EACH, journal=journal, progress=until(5))
+    written = journal.read_bytes()
+    flipped = bytearray(written)
+    flipped[100] ^= 1
+    for function, mine, limit, content in [
+        (keep_first, other, threshold, written),
+        (keep_first, vectors, 0.5, written),
+        (partial(keep_first, fixed=1), vectors, threshold, written),
+        (drop_all, vectors, threshold, written),
+        (components, vectors, threshold, written),
+        (keep_first, vectors, threshold, written[:-1]),
+        (keep_first, vectors, threshold, written + b"0"),
+        (keep_first, vectors, threshold, bytes(flipped)),
+        (keep_first, vectors, threshold, b""),
+    ]:
+        journal.write_bytes(content)
+        calls: list[int] = []
+        with pytest.raises(Killed):
+            function(mine, limit, tuning=EACH, journal=journal, progress=until(4))
+        found = function(mine, limit, tuning=EACH, journal=journal, progress=calls.append)
+        np.testing.assert_array_equal(found, function(mine, limit))
+        full: list[int] = []
+        function(mine, limit, tuning=EACH, progress=full.append)
+        assert len(calls) == len(full) - 4, "went on from its own journal, not from the other one"
+
+
+def test_a_journal_is_not_written_all_the_time(tmp_path: Path) -> None:
+    vectors, threshold = clusters(np.random.default_rng(0))
+    with pytest.raises(Killed):
+        keep_first(vectors, threshold, tuning=Tuning(16, 64), journal=tmp_path / "journal", progress=until(8))
+    assert not list(tmp_path.iterdir())
+
+
 def spoiled(value: float) -> np.ndarray:
     vectors = np.eye(4, dtype=np.float32)
     vectors[2] = value
@@ -279,3 +390,7 @@ def test_an_accelerator_decides_the_same(data: Data) -> None:
     assert pairs(keep_first(vectors, threshold, device="cuda:0")) == pairs(keep_first(vectors, threshold))
     assert pairs(drop_all(vectors, threshold, device="cuda:0")) == pairs(drop_all(vectors, threshold))
     assert (components(vectors, threshold, device="cuda:0") == components(vectors, threshold)).all()
+    for one, other in zip(
+        every(embedded(vectors, threshold, device="cuda:0")), every(embedded(vectors, threshold)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)

@@ -5,11 +5,15 @@ import random
 import numpy as np
 import pytest
 from datasets import Dataset
+from fixtures.toy import Toy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hfds import Input, Release
+from hfds.errors import ConfigError
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
+from processors.duplicates.alike import Alike
 from processors.split import Split, clusters
 
 
@@ -53,6 +57,7 @@ def test_other_columns_are_compared_as_they_are() -> None:
         "value": "1",
         "threshold": None,
         "partner": "toy/0",
+        "partner_in": None,
     }
 
 
@@ -89,11 +94,29 @@ def test_the_split_of_a_cluster_does_not_depend_on_order_or_company() -> None:
 
 
 def test_clusters_reach_through_prompts_and_pictures() -> None:
-    chain = rows(prompt=["a", "b", "b", None, "z"], image_hash=["1", "1", "2", "2", None])
+    others = [f"other {n}" for n in range(5)]
+    chain = rows(prompt=["a", "b", "b", None, *others], image_hash=["1", "1", "2", "2", *[None] * 5])
+    splits = [Split(0.5, seed=seed)(chain)["split"][:4] for seed in range(20)]
+    assert all(len(set(split)) == 1 for split in splits)
+    assert {split[0] for split in splits} == {"train", "validation"}
+
+
+def test_a_cluster_with_a_larger_share_than_validation_goes_to_train() -> None:
+    chained = rows(prompt=["a"] * 6 + [f"other {n}" for n in range(4)])
     for seed in range(20):
-        split = Split(0.5, seed=seed)(chain)["split"][:]
-        assert len(set(split[:4])) == 1
-    assert {tuple(Split(0.5, seed=s)(chain)["split"]) for s in range(20)} >= {("train",) * 5, ("validation",) * 5}
+        made = Split(0.5, seed=seed)(chained)
+        assert set(made["split"][:6]) == {"train"}
+        assert {d and d["decision"] for d in made["decided"][:6]} <= {None, "too_large"}
+    decisions = [Split(0.5, seed=seed)(chained)["decided"][0] for seed in range(20)]
+    assert {"decision": "too_large", "partner": None, "partner_in": None} in decisions
+    assert None in decisions, "where chance has put it into train anyway"
+
+
+def test_the_oldest_row_decides() -> None:
+    # One cluster through pictures; what is behind the first row, or whether it is there at all, does not matter.
+    alone = [Split(0.5, seed=seed)(rows(prompt=["first", *"xyz"]))["split"][0] for seed in range(30)]
+    long = rows(prompt=["first", "second", "third", *"xyz"], image_hash=["1", "1", "1", None, None, None])
+    assert [Split(0.5, seed=seed)(long)["split"][:3] for seed in range(30)] == [[split] * 3 for split in alone]
 
 
 def test_a_given_split_decides_for_its_cluster_and_validation_wins() -> None:
@@ -107,6 +130,84 @@ def test_a_given_split_decides_for_its_cluster_and_validation_wins() -> None:
         "validation",
     ]
     assert Split(0.0)(given_rows)["split"][:] == ["train", "train", "validation", "validation", "validation", "train"]
+
+
+def test_an_input_s_split_is_a_decision() -> None:
+    made = Split(0.0)(rows(prompt=["a", "A", "b"], split=[None, "validation", None]))
+    assert made["split"][:] == ["validation", "validation", "train"]
+    told = {"decision": "input", "partner": "toy/1", "partner_in": None}
+    assert made["decided"][:] == [told, {**told, "partner": None}, None]
+    assert Split(1.0, wins="train")(rows(prompt=["a", "A"], split=["train", "validation"]))["split"][:] == ["train"] * 2
+
+
+V1, V2 = (Release("toys", name, (Input(Toy),)) for name in ("v1", "v2"))
+
+
+def earlier(*held: tuple[str, str, str, str]) -> Dataset:
+    return Dataset.from_dict(dict(zip(("id", "release", "split", "prompt"), zip(*held, strict=True), strict=True)))
+
+
+def test_what_was_held_back_never_enters_train() -> None:
+    there = earlier(
+        ("toy/0", "toys/v1", "validation", "as it was"),
+        ("old/1", "toys/v1", "validation", "gone since"),
+        ("old/2", "toys/v2", "train", "trained on"),
+        ("old/3", "toys/v2", "train", "joined"),
+    )
+    given_rows = rows(prompt=["Rewritten since", "gone since!", "trained ON", "new"], image_hash=[None] * 4)
+    step = Split(0.0, of=("prompt",), earlier=(V1, V2))
+    made = step(given_rows, earlier=there)
+    assert made["split"][:] == ["validation", "validation", "train", "train"]
+    assert made["decided"][:] == [
+        {"decision": "earlier", "partner": None, "partner_in": "toys/v1:validation"},
+        {"decision": "earlier", "partner": "old/1", "partner_in": "toys/v1:validation"},
+        {"decision": "earlier", "partner": "old/2", "partner_in": "toys/v2:train"},
+        None,
+    ]
+    by_chance = Split(1.0, of=("prompt",), earlier=(V1, V2))(given_rows, earlier=there)["split"][:]
+    assert by_chance == ["validation", "validation", "train", "validation"]
+    with pytest.raises(ConfigError, match="earlier releases have no column 'image_hash'"):
+        Split(earlier=(V1,))(given_rows, earlier=there)
+
+
+@pytest.mark.parametrize("wins, partner", [("validation", "old/1"), ("train", "old/2")])
+def test_two_clusters_that_a_new_row_joins_are_a_decision(wins: str, partner: str) -> None:
+    there = earlier(
+        ("old/1", "toys/v1", "validation", "one two three four five six"),
+        ("old/2", "toys/v1", "train", "three four five six seven eight"),
+    )
+    between = "one two three four five six seven eight"
+    near = Alike("prompt", above=0.6)
+    made = Split(0.5, of=(near,), earlier=(V1,), wins=wins)(rows(prompt=[between, "else"]), earlier=there)
+    assert made["split"][0] == wins
+    assert made["decided"][0] == {"decision": "merged", "partner": partner, "partner_in": f"toys/v1:{wins}"}
+    assert made["decided"][1] is None
+
+
+def test_near_duplicates_are_one_cluster() -> None:
+    apart = [
+        f"{'x' * (n // 2)} lies beside {'y' * (n // 2)} and {'z' * (n // 2)}{' too' * (n % 2)}" for n in range(2, 200)
+    ]
+    made = Split(0.3, of=(Alike("prompt", above=0.6),))(rows(prompt=apart))["split"][:]
+    assert all(made[n] == made[n + 1] for n in range(0, len(made), 2))
+    assert 0.15 < made.count("validation") / len(made) < 0.45
+
+
+@pytest.mark.parametrize(
+    "step, message",
+    [
+        (Split(1.5), "validation must be a number from 0 to 1"),
+        (Split(of=("prompt", 3)), "of must be a tuple of names of columns and Alike"),  # type: ignore[arg-type]
+        (Split(earlier=("v1",)), "earlier must be a tuple of releases"),  # type: ignore[arg-type]
+        (Split(wins="test"), "wins must be one of validation, train, got 'test'"),
+        (Split(of=(Alike("prompt", above=2),)), "above must be a similarity above 0 and at most 1, got 2"),
+        (Split(of=(Alike("prompt", within=2),)), "wanted 64-bit hashes"),
+    ],
+)
+def test_what_a_split_cannot_be(step: Split, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        step(rows(prompt=["a"]))
+    assert message in str(error.value)
 
 
 def test_dropped_rows_have_no_split_and_decide_nothing() -> None:

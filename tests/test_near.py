@@ -7,13 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, List, Value
+from fixtures.toy import Toy
 
+from hfds import Input, Release
 from hfds.errors import ConfigError
 from hfds.record import FEATURES
+from hfds.release import GIVEN
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
+from processors.duplicates.alike import Alike
+from processors.split import Split
 
 WORDS = "one two three four five six seven eight nine ten eleven"
+V1 = Release("toys", "v1", (Input(Toy),))
 TEXTS = [WORDS, WORDS + " twelve", "a cat on a mat", "One, two, three " + WORDS[14:], None, "", "another thing"]
 
 
@@ -44,6 +50,7 @@ def test_texts_by_the_share_of_their_shingles() -> None:
     assert values(made) == [None, "0.9", None, "1", None, None, None]
     assert made["dropped"][1] == {
         "step": "MarkDuplicates", "reason": "duplicate_prompt", "value": "0.9", "threshold": "0.7", "partner": "toy/0",
+        "partner_in": None,
     }  # fmt: skip
     assert partners(MarkDuplicates(above=0.95)(rows(prompt=TEXTS))) == [None, None, None, "toy/0", None, None, None]
     assert partners(MarkDuplicates()(rows(prompt=TEXTS))) == [None, None, None, "toy/0", None, None, None]
@@ -82,6 +89,52 @@ def test_which_row_stays(keep: str, expected: list[str | None]) -> None:
         assert partners(MarkDuplicates(keep=keep)(twice)) == ["toy/2", None, "toy/0", None, "toy/0"]
 
 
+STYLE = "behance by jesper ejsing, by rhads, makoto shinkai and lois van baarle, ilya kuvshinov, rossdraws global"
+WORLDS = ["fantasy elven forest", *(f"hero world {name}" for name in ("warcraft", "mad max")), "medieval town"]
+WORLDS += [f"hero world {name}" for name in ("naruto", "blazing saddles")]
+
+
+def test_the_prompts_of_the_documentation() -> None:
+    worlds = rows(prompt=[f"{world}, {STYLE} illumination" for world in WORLDS])
+    made = {keep: MarkDuplicates(above=0.7, keep=keep)(worlds) for keep in ("first", "cluster", "none")}
+    assert partners(made["first"]) == [None, "toy/0", None, "toy/0", "toy/0", None]
+    assert [value and round(float(value), 2) for value in values(made["first"])] == [None, 0.71, None, 0.75, 0.71, None]
+    assert partners(made["cluster"]) == [None, *["toy/0"] * 5]
+    assert None not in partners(made["none"])
+
+
+def test_several_columns_at_once() -> None:
+    given = rows(
+        prompt=[WORDS, WORDS + " twelve", WORDS, "else", None, "ELSE"], image_hash=["x", "x", "y", "z", "z", None]
+    )
+    parts = (Alike(above=0.8), Alike("image_hash"))
+    both, either = (MarkDuplicates(of=parts, match=match)(given) for match in ("both", "either"))
+    assert partners(both) == [None, "toy/0", None, None, None, None]
+    assert partners(either) == [None, "toy/0", "toy/0", None, "toy/3", "toy/3"]
+    assert values(both)[1] == "0.9"
+    assert values(either)[1] == "1"
+    assert both["dropped"][1]["reason"] == "duplicate_prompt_and_image_hash"
+    assert either["dropped"][1]["reason"] == "duplicate_prompt_or_image_hash"
+    assert either["dropped"][1]["threshold"] == "0.8"
+    kept = {keep: MarkDuplicates(of=parts, keep=keep)(given) for keep in ("cluster", "none")}
+    assert partners(kept["cluster"]) == [None, "toy/0", "toy/0", None, "toy/3", "toy/3"]
+    assert partners(kept["none"]) == ["toy/1", "toy/0", "toy/0", "toy/4", "toy/3", "toy/3"]
+    scored = given.add_column("score", [0.0, 1, 2, 0, 1, 2])
+    assert partners(MarkDuplicates(of=parts, keep="best", best=("score",))(scored)) == [
+        "toy/2", "toy/2", None, "toy/5", None, None,
+    ]  # fmt: skip
+
+
+def test_several_columns_against_an_earlier_release() -> None:
+    there = Dataset.from_dict(
+        {"id": ["old/1"], "release": ["toys/v1"], "split": ["train"], "prompt": [WORDS], "image_hash": ["x"]}
+    )
+    given = rows(prompt=[WORDS, WORDS, "else"], image_hash=["x", "y", "x"])
+    for match, expected in (("both", ["old/1", None, None]), ("either", ["old/1"] * 3)):
+        step = MarkDuplicates(of=(Alike(above=0.8), Alike("image_hash")), match=match, against=(V1,))
+        assert partners(step(given, earlier=there)) == expected
+
+
 def test_the_best_row_stays() -> None:
     given = rows(prompt=["a", "A", "b", "a!", "B"], score=[1.0, 3.0, 0.5, None, 0.5], source=["x", "y", "x", "z", "y"])
     assert partners(MarkDuplicates(keep="best", best=("score",))(given)) == ["toy/1", None, None, "toy/1", "toy/2"]
@@ -90,11 +143,57 @@ def test_the_best_row_stays() -> None:
     ]  # fmt: skip
 
 
-def test_train_gives_way_to_validation() -> None:
+def test_train_gives_way_to_validation_or_the_other_way_round() -> None:
     given = rows(prompt=["a", "a", "b", "b", "c"], split=["train", "validation", "train", "train", "validation"])
-    assert partners(MarkDuplicates(across="splits")(given)) == ["toy/1", None, None, None, None]
+    assert partners(MarkDuplicates(against=("split:validation",))(given)) == ["toy/1", None, None, None, None]
+    assert partners(MarkDuplicates(against=("split:train",))(given)) == [None, "toy/0", None, None, None]
     near = rows(prompt=[WORDS, WORDS, WORDS + " twelve"], split=["train", "train", "test"])
-    assert partners(MarkDuplicates(above=0.8, across="splits")(near)) == ["toy/2", "toy/2", None]
+    assert partners(MarkDuplicates(above=0.8, against=("split:test",))(near)) == ["toy/2", "toy/2", None]
+    assert partners(MarkDuplicates(against=("split:validation",))(near)) == [None] * 3, "which has no rows here"
+
+
+def test_one_input_gives_way_to_another() -> None:
+    given = rows(prompt=["a", "a", "b", "b", "b"], input=["x/a", "y/a", "x/a", "x/a", "y/a"])
+    assert partners(MarkDuplicates(against=("input:y/a",))(given)) == ["toy/1", None, "toy/4", "toy/4", None]
+    with pytest.raises(ConfigError, match="no row is of the input 'y/b': did you mean 'y/a'"):
+        MarkDuplicates(against=("input:y/b",))(given)
+    with pytest.raises(ConfigError, match="no row is of the split 'vaildation'"):
+        MarkDuplicates(against=("split:vaildation",))(rows(prompt=["a"], split=["validation"]))
+
+
+def earlier(**columns: Any) -> Dataset:
+    count = len(columns["id"])
+    return Dataset.from_dict({"release": ["toys/v1"] * count, **columns})
+
+
+def test_rows_of_earlier_releases() -> None:
+    step = MarkDuplicates(above=0.8, against=(V1,))
+    there = earlier(id=["toy/0", "old/1"], split=["train", "validation"], prompt=["z", WORDS])
+    given = rows(prompt=["new", WORDS + " twelve", "one", "one", WORDS])
+    made = step(given, earlier=there)
+    assert partners(made) == [None, "old/1", None, None, "old/1"], "equal new rows are not compared with each other"
+    assert made["dropped"][1]["partner_in"] == "toys/v1:validation"
+    assert [value and round(float(value), 2) for value in values(made)] == [None, 0.9, None, None, 1.0]
+    again = earlier(id=["toy/1", "toy/4"], split=["train", "train"], prompt=[WORDS, WORDS])
+    assert partners(step(given, earlier=again)) == [None] * 5, "a row that was there before is not its own duplicate"
+    assert partners(step(rows(prompt=[None, WORDS]), earlier=there)) == [None, "old/1"]
+    for split, expected in (("validation", "old/1"), ("train", None)):
+        held_back = MarkDuplicates(above=0.8, against=((V1, split),))
+        assert partners(held_back(given, earlier=there)) == [None, expected, None, None, expected]
+    with pytest.raises(ConfigError, match="MarkDuplicates needs the rows of toys/v1"):
+        step(given)
+
+
+def test_the_key_of_a_step_names_earlier_releases() -> None:
+    steps = [
+        MarkDuplicates(),
+        MarkDuplicates(against=(V1,)),
+        MarkDuplicates(of=(Alike("prompt"),)),
+        Split(earlier=(V1,)),
+    ]
+    assert len({step.key() for step in steps}) == 4
+    assert all("toys/v1" in step.key() for step in (steps[1], steps[3]))
+    assert MarkDuplicates(device="cuda:0").key() == MarkDuplicates().key()
 
 
 def test_dropped_rows_are_nobodys_partner_and_no_rows_at_all() -> None:
@@ -112,8 +211,13 @@ def test_dropped_rows_are_nobodys_partner_and_no_rows_at_all() -> None:
         (MarkDuplicates(above=0.5, within=3), "give one of them"),
         (MarkDuplicates(keep="last"), "keep must be one of first, best, cluster, none, got 'last'"),
         (MarkDuplicates(keep="best"), "keep='best' and the columns in best belong together"),
-        (MarkDuplicates(across="sets"), "across must be None or 'splits', got 'sets'"),
-        (MarkDuplicates(across="splits", keep="none"), "keep must be 'first' or 'best'"),
+        (MarkDuplicates(against=("sets",)), "against must be a tuple of releases, (release, split), 'split:<name>'"),
+        (MarkDuplicates(against=((V1, ""),)), "against must be a tuple of releases, (release, split)"),
+        (MarkDuplicates(against=("split:test",), keep="none"), "so keep must be 'first', got 'none'"),
+        (MarkDuplicates(match="any"), "match must be one of either, both, got 'any'"),
+        (MarkDuplicates(of=()), "of must be the name of a column or a tuple of Alike(...), got ()"),
+        (MarkDuplicates(of=(Alike("prompt", within=3),)), "wanted 64-bit hashes (uint64)"),
+        (MarkDuplicates(of=(Alike(),), above=0.5), "above and within belong into the Alike(...) of each column"),
         (MarkDuplicates(within=3), "column 'prompt' is Value('string'), wanted 64-bit hashes (uint64)"),
         (MarkDuplicates("width", above=0.5), "column 'width' is Value('int64'), wanted texts or embeddings"),
     ],
@@ -142,7 +246,7 @@ def test_the_steps_of_the_documentation() -> None:
     page = (Path(__file__).parent.parent / "docs/duplicates.md").read_text()
     there: dict[str, Any] = {}
     exec(compile(page.split("```python\n")[1].split("```")[0], "docs/duplicates.md", "exec"), there)
-    known: dict[str, Any] = {**FEATURES, "split": Value("string")}
+    known: dict[str, Any] = {**FEATURES, **GIVEN}
     for step in there["steps"]:
         assert step.problems() == []
         assert step.misfits(known) == []

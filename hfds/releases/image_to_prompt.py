@@ -1,12 +1,25 @@
-"""image-to-prompt: pictures and prompts for models that read the prompt back from the picture."""
+"""image-to-prompt: pictures and prompts for models that read the prompt back from the picture.
+
+v2 to v5 are the sets of songjein/image-to-prompts-28th-solution, made again from the renders that were published
+before they were cleaned, freed of duplicates and split. docs/image-to-prompt.md says what they were, what is different
+here, and which of the published figures add up.
+"""
+
+from dataclasses import replace
 
 from builders.diffusiondb import DiffusionDB
+from builders.gustavosta import Gustavosta
 from builders.laion import Laion
 from builders.prompt_lists import PromptLists
+from builders.sd2_renders import SD2Renders
+from hfds.processor import Step
 from hfds.release import Input, Release
-from processors.clean_prompt import CleanPrompt
+from processors.clean_prompt import V5_CLEAN, CleanPrompt
 from processors.dedup import MarkDuplicates
-from processors.keep_prompt import KeepPrompt
+from processors.duplicates.alike import Alike
+from processors.embed import EmbedPrompt
+from processors.keep_prompt import V4_KEEP, V5_KEEP, KeepPrompt
+from processors.language import CountPersons, DetectLanguage
 from processors.split import Split
 
 DEMO = Release(
@@ -20,6 +33,126 @@ DEMO = Release(
         KeepPrompt(),
         MarkDuplicates(of="image_hash"),
         MarkDuplicates(of="prompt"),
+        MarkDuplicates(of="prompt", above=0.7),
         Split(validation=0.05),
     ),
+)
+DEMO_MEANING = DEMO.but(
+    "demo-meaning",
+    description="The same by what prompts mean: from a cosine of 0.85 they are duplicates, from 0.7 in one split.",
+    steps=(
+        *DEMO.steps[:-2],
+        EmbedPrompt(),
+        MarkDuplicates(of="prompt_embedding", above=0.85),
+        Split(validation=0.05, of=("prompt", "image_hash", Alike("prompt_embedding", above=0.7))),
+    ),
+)
+
+SAME, NEAR = 0.85, 0.75  # cosines of MiniLM: from which a prompt is said twice, and too near one in validation
+
+# Each generation of rules first without what a model is asked for, so that it is asked about fewer prompts.
+V4_RULES: tuple[Step, ...] = (CleanPrompt(), replace(V4_KEEP, language=None), DetectLanguage(), V4_KEEP)
+V5_RULES: tuple[Step, ...] = (
+    V5_CLEAN,
+    replace(V5_KEEP, language=None, persons=None),
+    DetectLanguage(),
+    CountPersons(),
+    V5_KEEP,
+)
+# Of rows that are alike the first stays, so a later release, whose inputs come behind, keeps the same ones.
+DUPLICATES: tuple[Step, ...] = (
+    MarkDuplicates(of="image_hash"),
+    MarkDuplicates(of="prompt"),
+    EmbedPrompt(),
+    MarkDuplicates(of="prompt_embedding", above=SAME),
+)
+
+
+def _split(*earlier: Release) -> tuple[Step, ...]:
+    """What `earlier` releases split stays as it is; then what is near a row in validation leaves train."""
+    return (
+        Split(
+            validation=0.05,
+            of=("prompt", "image_hash", Alike("prompt_embedding", above=SAME)),
+            earlier=earlier,
+            wins="validation",
+        ),
+        MarkDuplicates(
+            of="prompt_embedding",
+            above=NEAR,
+            against=("split:validation", *((release, "validation") for release in earlier)),
+        ),
+    )
+
+
+def _listed(version: str) -> Input:
+    """The renders that the original `version` lists for training."""
+    folder = f"image-to-prompt-train-valid-split-{version.replace('_', '-')}"
+    return Input(SD2Renders, f"image_to_prompt_{version}", splits=("train",), into="train", folder=folder)
+
+
+V2 = Release(
+    dataset="image-to-prompt",
+    name="v2",
+    description=(
+        "211,238 renders of DiffusionDB's prompts with Stable Diffusion 2. Duplicates leave before the split, and one "
+        "of each group stays; the original split first and dropped whole groups."
+    ),
+    inputs=(Input(SD2Renders, "sd2_images_211238", folder="sd2-images-211238"),),
+    steps=(*V4_RULES, *DUPLICATES, *_split()),
+)
+V3 = V2.but(
+    "v3",
+    description=(
+        "v2 with 25,707 renders of prompts by ChatGPT, and with those of Gustavosta's prompts in the splits that they "
+        "were published in."
+    ),
+    inputs=(
+        *V2.inputs,
+        Input(SD2Renders, "chatgpt_dedup_0330", folder="chatgpt-images-dedup-0330"),
+        Input(Gustavosta, "sd2_v2", splits=("train",), into="train"),
+        Input(Gustavosta, "sd2_v2", splits=("eval",), into="validation"),
+    ),
+    steps=(*V4_RULES, *DUPLICATES, *_split(V2)),
+)
+V4 = V2.but(
+    "v4",
+    description=(
+        "v2 with about 120,000 renders of OpenPrompts' prompts to train on, and with all of Gustavosta's prompts in "
+        "validation, on part of which v3 trains."
+    ),
+    inputs=(
+        *V2.inputs,
+        Input(Gustavosta, "sd2_v2", into="validation"),
+        Input(SD2Renders, "openprompts_120k_dedup_metadata", into="train", folder="openprompts-images-120k-dedup"),
+    ),
+    steps=(*V4_RULES, *DUPLICATES, *_split(V2, V3)),
+)
+V4A = V4.but(
+    "v4-a",
+    description=(
+        "v4 with the further renders of OpenPrompts' prompts that the original v4-a lists. They go through the same "
+        "rules as all others, which the original forgot."
+    ),
+    inputs=(*V4.inputs, _listed("v4_a")),
+    steps=(*V4_RULES, *DUPLICATES, *_split(V2, V3, V4)),
+)
+V4B = V4A.but(
+    "v4-b",
+    description="v4-a by the list of the original v4-b, from which the original's rules had dropped 28 rows.",
+    inputs=(*V4.inputs, _listed("v4_b")),
+    steps=(*V4_RULES, *DUPLICATES, *_split(V2, V3, V4, V4A)),
+)
+V5 = V4B.but(
+    "v5",
+    description=(
+        "v4-b by the rules of v5, which erase the names of cameras, artists, sites and engines, with the renders of "
+        "sd2gpt2 and sd2hardcode to train on. Its validation holds what is left of v4-b's."
+    ),
+    inputs=(
+        *V4B.inputs,
+        Input(SD2Renders, "sd2gpt2", into="train", folder="sd2gpt2"),
+        Input(SD2Renders, "sd2hardcode", into="train", folder="sd2hardcode"),
+    ),
+    steps=(*V5_RULES, *DUPLICATES, *_split(V2, V3, V4, V4A, V4B)),
 )

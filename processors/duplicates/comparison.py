@@ -1,41 +1,46 @@
-"""Comparison: the values of a dataset's column, and how two of them are compared, as one thing for every measure."""
+"""Comparison: the values of a dataset's rows in the order of their priority, as one thing for every measure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from datasets.utils import tqdm
 
 from hfds import record
-from hfds.processor import BATCH, kept
-from processors.duplicates import Verdicts, cosine, exact, hamming, jaccard
+from hfds.processor import kept
+from processors.duplicates import Verdicts, cosine, exact, hamming, jaccard, joint, minhash
+from processors.duplicates.alike import Alike
+from processors.duplicates.columns import narrow
+from processors.duplicates.embedded import embedded
+from processors.duplicates.minhash import Signed
+from processors.duplicates.pairs import Measure, equal
 from processors.duplicates.shingles import Sets, shingles
 
-MEASURES = {"exact": exact, "jaccard": jaccard, "cosine": cosine, "hamming": hamming}
+MEASURES = {"exact": exact, "jaccard": jaccard, "minhash": minhash, "cosine": cosine, "hamming": hamming}
+IN_MEMORY = 2 << 30  # bytes of embeddings; more are written to a file and mapped
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Values of the rows at `positions` (int64, ascending), in a form that the measure compares.
+    """Values of rows in the order of their priority, in a form that the measure compares.
 
     Args:
-        values: keys (rows, 2) uint64, `Sets`, vectors (rows, dimensions) float32, or hashes (rows,) uint64.
+        values: keys (rows, 2) uint64, `Sets`, `Signed`, vectors (rows, dimensions) float32, or hashes (rows,) uint64.
         limit: similarity from which two rows are alike, or bits in which they may differ.
+        journal: where comparing embeddings notes how far it is.
     """
 
     measure: str
-    positions: np.ndarray
     values: Any
     limit: float | None
     device: str = "cpu"
-
-    def ordered(self, order: np.ndarray) -> "Comparison":
-        """The same with the rows in this order, which is that of their priority."""
-        values = self.values.take(order) if isinstance(self.values, Sets) else self.values[order]
-        return Comparison(self.measure, self.positions[order], values, self.limit, self.device)
+    journal: Path | None = None
 
     def keep_first(self, fixed: int, among: bool) -> Verdicts:
         """Drops every row that is like a kept one before it."""
@@ -52,51 +57,126 @@ class Comparison:
         first: np.ndarray = self._by("components")
         return first
 
+    def measured(self) -> Measure:
+        """The same as what finds pairs.
+
+        Raises:
+            ValueError: of a vector that is none.
+        """
+        make: dict[str, Callable[..., Measure]] = {
+            "exact": lambda values, _: equal(values),
+            "jaccard": jaccard.jaccard,
+            "minhash": minhash.minhash,
+            "hamming": hamming.hamming,
+            "cosine": partial(embedded, device=self.device),
+        }
+        return make[self.measure](self.values, self.limit)
+
     def _by(self, function: str, **more: Any) -> Any:
-        limit = () if self.measure == "exact" else (self.limit,)
-        if self.measure == "cosine":
-            more["device"] = self.device
-        return getattr(MEASURES[self.measure], function)(self.values, *limit, **more)
+        call = getattr(MEASURES[self.measure], function)
+        if self.measure == "exact":
+            return call(self.values, **more)
+        with _bar() as bar:
+            if self.measure == "cosine":
+                more |= {"device": self.device, "journal": self.journal, "progress": bar.update}
+                bar.total = len(self.values)
+            else:
+                more["progress"] = partial(_reach, bar)
+            return call(self.values, self.limit, **more)
 
 
-def measure_of(feature: Any, near: bool) -> str | None:
-    """How a column with this feature is compared; None where it cannot be.
+@dataclass(frozen=True)
+class Joined:
+    """Several comparisons of the same rows as one: rows are alike in "either" or in "both".
 
     Args:
-        near: whether rows are looked for that are alike, or only those that are equal.
+        parts: each of those rows that have a value.
+        masks: which these are: (rows,) bool each.
     """
-    kind = getattr(feature, "dtype", None)
-    if kind in ("string", "large_string", "null"):
-        return "jaccard" if near else "exact"
-    if kind == "uint64":
-        return "hamming" if near else "exact"
-    inner = getattr(getattr(feature, "feature", None), "dtype", None)
-    return "cosine" if near and inner in ("float16", "float32") else None
+
+    parts: list[Comparison]
+    masks: list[np.ndarray]
+    match: str
+
+    def keep_first(self, fixed: int, among: bool) -> Verdicts:
+        """As of a single one; the similarity is the least of "both", and the highest of "either"."""
+        with _bar() as bar:
+            return joint.keep_first(
+                self._measured(), self.match, fixed=fixed, among=among, progress=partial(_reach, bar)
+            )
+
+    def drop_all(self) -> Verdicts:
+        """As of a single one."""
+        with _bar() as bar:
+            return joint.drop_all(self._measured(), self.match, progress=partial(_reach, bar))
+
+    def components(self) -> np.ndarray:
+        """As of a single one."""
+        with _bar() as bar:
+            return joint.components(self._measured(), self.match, progress=partial(_reach, bar))
+
+    def _measured(self) -> list[Measure]:
+        return [
+            part.measured().over(np.flatnonzero(mask), len(mask))
+            for part, mask in zip(self.parts, self.masks, strict=True)
+        ]
 
 
-def compare(rows: Dataset, of: str, measure: str, limit: float | None, words: int, device: str) -> Comparison:
-    """The column `of` of the rows that are kept and have a value that is not null or blank.
+def _bar() -> Any:
+    return tqdm(desc="Comparing", unit=" rows", leave=False)
+
+
+def _reach(bar: Any, done: int, rows: int) -> None:
+    bar.total = rows
+    bar.update(done - bar.n)
+
+
+def present(rows: Dataset, alike: Alike) -> np.ndarray:
+    """Which rows are kept and have a value that is not null or blank: (rows,) bool."""
+    found = [np.zeros(0, bool)]
+    for table in narrow(rows, alike.columns):
+        there = kept(table)
+        for name in alike.columns:
+            column = table[name].combine_chunks()
+            there = pc.and_(there, column.is_valid())
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                there = pc.and_(there, pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(column), ""), False))
+        found.append(np.asarray(there))
+    return np.concatenate(found)
+
+
+def compare(
+    rows: Dataset, alike: Alike, order: np.ndarray, device: str = "cpu", journal: Path | None = None
+) -> Comparison:
+    """The values of the rows at the positions in `order`, all of which are `present`, in that order.
 
     `prompt` is compared normalised when it is compared exactly, every other column as it is.
 
     Raises:
         ValueError: embeddings have different numbers of dimensions.
     """
-    positions, values, at = [], [], 0
-    narrow = rows.select_columns([name for name in (of, "dropped") if name in rows.column_names])
-    for table in narrow.with_format("arrow").iter(BATCH):
-        column = table[of].combine_chunks()
-        there = pc.and_(kept(table), column.is_valid())
-        if measure in ("exact", "jaccard"):
-            column = column.cast(pa.string())
-            column = normalise(column) if measure == "exact" and of == "prompt" else column
-            there = pc.and_(there, pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(column), ""), False))
-        positions.append(np.flatnonzero(np.asarray(there)) + at)
-        values.append(_values(column.filter(there), measure, words))
+    measure = alike.measure(rows.features)
+    assert measure is not None
+    positions = np.sort(order)
+    back = None if np.array_equal(positions, order) else np.searchsorted(positions, order)
+    parts = _parts(rows, alike, measure, positions)
+    if measure == "cosine":
+        values: Any = _vectors(parts, len(order), back, journal)
+    else:
+        values = _joined(list(parts), measure)
+        if back is not None:
+            values = values.take(back) if isinstance(values, (Sets, Signed)) else values[back]
+    return Comparison(measure, values, alike.limit, device, journal)
+
+
+def _parts(rows: Dataset, alike: Alike, measure: str, positions: np.ndarray) -> Iterator[Any]:
+    """The values at ascending `positions`, batch by batch."""
+    at = 0
+    for table in narrow(rows, alike.columns):
+        low, high = np.searchsorted(positions, [at, at + len(table)])
+        if high > low:
+            yield _values(table.take(pa.array(positions[low:high] - at)), alike, measure)
         at += len(table)
-    return Comparison(
-        measure, np.concatenate([np.zeros(0, np.int64), *positions]), _joined(values, measure), limit, device
-    )
 
 
 def normalise(texts: pa.Array) -> pa.Array:
@@ -109,36 +189,70 @@ def normalise(texts: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(words, ""), pc.utf8_trim_whitespace(folded), words)
 
 
-def _values(column: pa.Array, measure: str, words: int) -> Any:
+def _values(table: pa.Table, alike: Alike, measure: str) -> Any:
+    column = table[alike.of].combine_chunks()
     if measure == "exact":
-        return record.hash_texts(column)
+        texts = column.cast(pa.string())
+        return record.hash_texts(normalise(texts) if alike.of == "prompt" else texts)
     if measure == "jaccard":
-        return shingles(column, words)
+        return shingles(column, alike.words)
     if measure == "hamming":
         return np.asarray(column)
     widths = pc.unique(pc.list_value_length(column)).to_pylist()
-    return np.asarray(column.flatten(), np.float32).reshape(len(column), _one(widths))
+    numbers = np.asarray(column.flatten()).reshape(len(column), _one(widths))
+    if measure == "minhash":
+        return Signed(numbers, shingles(table[alike.columns[1]].combine_chunks(), alike.words))
+    return numbers.astype(np.float32, copy=False)
 
 
 def _one(widths: Iterable[int]) -> int:
     """The one number of dimensions that all vectors have."""
-    least, most = min(widths, default=1), max(widths, default=1)
+    least, most = min(widths), max(widths)
     if least != most:
         raise ValueError(f"vectors have {least} and {most} dimensions")
     return least
 
 
-def _joined(values: list[Any], measure: str) -> Any:
+def _vectors(parts: Iterator[np.ndarray], rows: int, back: np.ndarray | None, journal: Path | None) -> np.ndarray:
+    """All vectors, each at its place: in memory, or in a file beside the journal where there are many.
+
+    The file has no name any more when this returns: it goes with the array.
+    """
+    made = np.zeros((0, 1), np.float32)
+    place = np.arange(rows) if back is None else np.argsort(back)
+    at = 0
+    for part in parts:
+        if at == 0:
+            made = _room((rows, part.shape[1]), journal)
+        _one((made.shape[1], part.shape[1]))
+        made[place[at : at + len(part)]] = part
+        at += len(part)
+    return made
+
+
+def _room(shape: tuple[int, int], journal: Path | None) -> np.ndarray:
+    if journal is None or shape[0] * shape[1] * 4 <= IN_MEMORY:
+        return np.empty(shape, np.float32)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    file = journal.with_suffix(".vectors")
+    made = np.memmap(file, np.float32, "w+", shape=shape)
+    file.unlink()
+    return made
+
+
+def _joined(parts: list[Any], measure: str) -> Any:
     if measure == "jaccard":
-        sizes = [np.zeros(1, np.int64), *(part.sizes for part in values)]
-        hashes = np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in values)])
-        return Sets(hashes, np.concatenate(sizes).cumsum())
-    filled = [part for part in values if len(part)]
-    if measure == "cosine":
-        _one({part.shape[1] for part in filled})
-    empty = {
-        "exact": np.zeros((0, 2), np.uint64),
-        "hamming": np.zeros(0, np.uint64),
-        "cosine": np.zeros((0, 1), np.float32),
-    }
-    return np.concatenate(filled) if filled else empty[measure]
+        return _sets(parts)
+    if measure == "minhash":
+        signatures = [part.signatures for part in parts] or [np.zeros((0, 1), np.uint32)]
+        _one({part.shape[1] for part in signatures})
+        return Signed(np.concatenate(signatures), _sets([part.sets for part in parts]))
+    empty = np.zeros((0, 2) if measure == "exact" else 0, np.uint64)
+    return np.concatenate([empty, *parts])
+
+
+def _sets(parts: list[Sets]) -> Sets:
+    sizes = [np.zeros(1, np.int64), *(part.sizes for part in parts)]
+    return Sets(
+        np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)]), np.concatenate(sizes).cumsum()
+    )

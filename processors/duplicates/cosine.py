@@ -5,16 +5,22 @@ the threshold is similar. It is computed exactly: no block size, order of summat
 
 Rows with equal vectors are one row to all three functions. It is judged where it first stands, and what is decided
 holds for the others; they are duplicates of each other at any threshold, with a similarity of 1, before all others.
+
+Of mapped vectors a block is in memory at a time. Besides, there are 2 bytes for every number of a code (4 where
+bfloat16 is not used) and 40 of each row, or 80 before there are codes: 8.1 GB of 10 M rows with 384 dimensions.
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from processors.duplicates import Verdicts
 from processors.duplicates.codes import Coded, Columns, Tuning
+from processors.duplicates.journal import Journal
 from processors.duplicates.screen import Apart, Pairs, Screen
-from processors.duplicates.vectors import check, first_of_equal
+from processors.duplicates.vectors import check, first_of_equal, hashed
 
 Progress = Callable[[int], object]
 
@@ -28,6 +34,7 @@ def keep_first(
     device: str = "cpu",
     progress: Progress | None = None,
     tuning: Tuning | None = None,
+    journal: Path | None = None,
 ) -> Verdicts:
     """Drops, in order, every row that is similar to a row that was kept before it.
 
@@ -41,21 +48,25 @@ def keep_first(
         device: where codes are compared, "cpu" or "cuda:0"; on an accelerator they must all have room.
         progress: called with the number of rows that were decided since it was called last.
         tuning: how much is compared at once; None for what is fast on the device.
+        journal: a file that is written every half minute, so that a run that was killed goes on when it is called
+            again; of other vectors or arguments, or damaged, it counts for nothing. It is removed in the end.
 
     Raises:
         ValueError: a row is not finite or not normalised, or an argument is none of the above.
         MissingExtra: torch is not installed.
     """
     check(vectors, threshold, fixed)
-    first = first_of_equal(vectors)
+    first, work = _equal(vectors, "keep_first", threshold, fixed, among)
     distinct = _distinct(first)
     known, asked = np.split(distinct, [np.searchsorted(distinct, fixed)])
     screen = Screen(vectors, distinct, threshold, device, tuning)
     columns = Columns(screen.coder, len(distinct) if among else len(known))
     verdicts = _all_kept(len(vectors))
-    for block in _blocks(known, screen.tuning.rows):
-        columns.add(screen.coder.code(block))
-    for block in _reported(asked, screen.tuning.rows, len(vectors), progress):
+    course = Journal(journal, work, verdicts, screen.tuning.saved)
+    done = course.resume()
+    stayed = asked[: done if among else 0]
+    _fill(columns, screen, np.concatenate([known, stayed[verdicts.partner[stayed] < 0]]))
+    for block in _reported(asked, done, screen, len(vectors), progress, course):
         rows = screen.coder.code(block)
         for kept in columns.blocks(screen.tuning.columns):
             _judge(screen, rows, kept, verdicts)
@@ -63,6 +74,7 @@ def keep_first(
             _judge_among(screen, rows, verdicts)
             columns.add(_kept(rows, verdicts))
     _judge_copies(verdicts, first, fixed, among)
+    course.remove()
     return verdicts
 
 
@@ -74,6 +86,7 @@ def drop_all(
     device: str = "cpu",
     progress: Progress | None = None,
     tuning: Tuning | None = None,
+    journal: Path | None = None,
 ) -> Verdicts:
     """Drops every row that is similar to any other row, kept or not: of a pair of duplicates, both.
 
@@ -81,15 +94,16 @@ def drop_all(
     those of `keep_first`.
     """
     check(vectors, threshold, fixed)
-    first = first_of_equal(vectors)
+    first, work = _equal(vectors, "drop_all", threshold, fixed)
     distinct = _distinct(first)
     alone = np.bincount(first, minlength=len(first))[distinct] == 1
+    asked = distinct[alone & (distinct >= fixed)]
     screen = Screen(vectors, distinct, threshold, device, tuning)
     columns = Columns(screen.coder, len(distinct))
     verdicts = _all_kept(len(vectors))
-    for block in _blocks(distinct, screen.tuning.rows):
-        columns.add(screen.coder.code(block))
-    for block in _reported(distinct[alone & (distinct >= fixed)], screen.tuning.rows, len(vectors), progress):
+    course = Journal(journal, work, verdicts, screen.tuning.saved)
+    _fill(columns, screen, distinct)
+    for block in _reported(asked, course.resume(), screen, len(vectors), progress, course):
         rows = screen.coder.code(block)
         for others in columns.blocks(screen.tuning.columns):
             _judge(screen, rows, others, verdicts, np.equal)
@@ -98,6 +112,7 @@ def drop_all(
     for ones, partners in (copies, first[copies]), (repeated, copies[at]):
         verdicts.partner[ones], verdicts.similarity[ones] = partners, 1
     verdicts.partner[:fixed], verdicts.similarity[:fixed] = -1, 0
+    course.remove()
     return verdicts
 
 
@@ -108,22 +123,33 @@ def components(
     device: str = "cpu",
     progress: Progress | None = None,
     tuning: Tuning | None = None,
+    journal: Path | None = None,
 ) -> np.ndarray:
     """For every row the smallest position that it is connected with by a chain of similar rows: int64, shape (rows,).
 
     Arguments and exceptions are those of `keep_first`.
     """
     check(vectors, threshold)
-    above = first_of_equal(vectors)
+    above, work = _equal(vectors, "components", threshold)
     distinct = _distinct(above)
     screen = Screen(vectors, distinct, threshold, device, tuning)
     columns = Columns(screen.coder, len(distinct))
-    for block in _reported(distinct, screen.tuning.rows, len(vectors), progress):
+    course = Journal(journal, work, (above,), screen.tuning.saved)
+    done = course.resume()
+    _fill(columns, screen, distinct[:done])
+    for block in _reported(distinct, done, screen, len(vectors), progress, course):
         rows = screen.coder.code(block)
         columns.add(rows)
         for others in columns.blocks(screen.tuning.columns):
             _connect(screen, rows, others, above)
+    course.remove()
     return _roots(above, np.arange(len(above)))
+
+
+def _equal(vectors: np.ndarray, *work: object) -> tuple[np.ndarray, str]:
+    """The first of the rows that are equal to each, and all that the work on them depends on."""
+    keys = hashed(vectors)
+    return first_of_equal(keys), repr((vectors.shape, vectors.dtype.str, xxhash.xxh3_128_hexdigest(keys.data), *work))
 
 
 def _distinct(first: np.ndarray) -> np.ndarray:
@@ -138,21 +164,28 @@ def _all_kept(rows: int) -> Verdicts:
     return Verdicts(np.full(rows, -1), np.zeros(rows, np.float32))
 
 
-def _blocks(positions: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for at in range(0, len(positions), size):
-        yield positions[at : at + size]
+def _fill(columns: Columns, screen: Screen, positions: np.ndarray) -> None:
+    for at in range(0, len(positions), screen.tuning.rows):
+        columns.add(screen.coder.code(positions[at : at + screen.tuning.rows]))
 
 
-def _reported(positions: np.ndarray, size: int, rows: int, progress: Progress | None) -> Iterator[np.ndarray]:
-    """Blocks of `positions`; when one is done, all of `rows` in front of the next one count as decided."""
-    done = 0
-    for block in _blocks(positions, size):
+def _reported(
+    positions: np.ndarray, done: int, screen: Screen, rows: int, progress: Progress | None, journal: Journal
+) -> Iterator[np.ndarray]:
+    """Blocks of `positions`, without the first `done` ones.
+
+    When a block is done, it is noted, and all of `rows` in front of the next one count as decided.
+    """
+    decided = 0
+    for at in range(done, len(positions), screen.tuning.rows):
+        block = positions[at : at + screen.tuning.rows]
         if progress is not None:
-            progress(int(block[0]) - done)
-        done = int(block[0])
+            progress(int(block[0]) - decided)
+        decided = int(block[0])
         yield block
+        journal.note(at + len(block))
     if progress is not None:
-        progress(rows - done)
+        progress(rows - decided)
 
 
 def _judge(screen: Screen, rows: Coded, columns: Coded, verdicts: Verdicts, apart: Apart | None = None) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 
 from hfds.record import begins
 from processors.duplicates import Verdicts
+from processors.duplicates.pairs import changes, low_bits, row_bits
 
 
 def keep_first(keys: np.ndarray, *, fixed: int = 0, among: bool = True) -> Verdicts:
@@ -19,24 +20,40 @@ def keep_first(keys: np.ndarray, *, fixed: int = 0, among: bool = True) -> Verdi
 
 def drop_all(keys: np.ndarray, *, fixed: int = 0) -> Verdicts:
     """Drops every row whose key another row has; the first other such row is its partner."""
-    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable
-    new = begins(keys, order)
-    first = components(keys)
-    second = np.full(len(keys), -1)
-    follows = np.flatnonzero(~new)
-    follows = follows[new[follows - 1]]  # the second of each group
-    second[order[follows - 1]] = order[follows]
+    partner = components(keys)
     rows = np.arange(len(keys))
-    partner = np.where(first < rows, first, second)
-    return _verdicts(np.where(rows < fixed, -1, partner))
+    copies = np.flatnonzero(partner < rows)[::-1]
+    partner[partner == rows] = -1
+    partner[partner[copies]] = copies  # of several copies of a row the first one, which is written last
+    partner[:fixed] = -1
+    return _verdicts(partner)
 
 
 def components(keys: np.ndarray) -> np.ndarray:
-    """For every row the first row with its key: (rows,) int64."""
-    order = np.lexsort((keys[:, 0], keys[:, 1]))
+    """For every row the first row with its key, shape (rows, 2), uint64: (rows,) int64.
+
+    Rows are sorted by the upper bits of half a key with the row's number below them: values are sorted several times
+    faster than places by values. Where all 128 bits tell rows apart that these bits do not, they are sorted again.
+    """
+    bits = row_bits(len(keys))
+    entries = np.sort(keys[:, 0] >> bits << bits | np.arange(len(keys), dtype=np.uint64))
+    order = (entries & low_bits(bits)).astype(np.int64)
+    new = changes(entries >> bits)
+    first = np.empty(len(keys), np.int64)
+    first[order] = order[new].repeat(np.diff(np.flatnonzero(new), append=len(order)))
+    apart = keys.take(first, axis=0) != keys
+    if apart.any():
+        mixed = np.flatnonzero(np.isin(first, first[apart.any(axis=1)]))
+        first[mixed] = mixed[_sorted_out(keys[mixed])]
+    return first
+
+
+def _sorted_out(keys: np.ndarray) -> np.ndarray:
+    """As `components`, by all bits."""
+    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable
     new = begins(keys, order)
     first = np.empty(len(keys), np.int64)
-    first[order] = order[new][np.cumsum(new) - 1] if len(order) else order
+    first[order] = order[new][new.cumsum() - 1]
     return first
 
 

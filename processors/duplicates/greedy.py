@@ -3,12 +3,10 @@
 Rows come in the order of priority; the first `fixed` ones are references, which are never dropped.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from processors.duplicates import Verdicts
-from processors.duplicates.pairs import Measure, Progress, alike, changes, ranges
+from processors.duplicates.pairs import Measure, Pairs, Progress, alike, changes, ranges
 
 
 def keep_first(measure: Measure, *, fixed: int = 0, among: bool = True, progress: Progress | None = None) -> Verdicts:
@@ -49,7 +47,7 @@ def _offer_what_came_between(measure: Measure, kept: np.ndarray, best: "Best", c
     first, begin, counts = np.unique(measure.copy_of[copies], return_index=True, return_counts=True)
     order = np.append(np.flatnonzero(kept), np.searchsorted(measure.distinct, first))
     rows, others = measure.distinct[order], len(order) - len(first)
-    for later, earlier, similarity in alike(_reordered(measure, order), others, others):
+    for later, earlier, similarity in alike(measure.reordered(order), others, others):
         more = (rows[earlier] > rows[later]) & (similarity > best.similarity[rows[later]])
         which, partner, similarity = later[more] - others, rows[earlier[more]], similarity[more]
         copy = copies[ranges(begin[which], counts[which])]
@@ -58,20 +56,30 @@ def _offer_what_came_between(measure: Measure, kept: np.ndarray, best: "Best", c
         best.offer(copy[before], partner[before], similarity[before])
 
 
-def _reordered(measure: Measure, order: np.ndarray) -> Measure:
-    """The same for the distinct rows in `order`, in that order."""
-    place = np.full(len(measure.distinct), -1)
-    place[order] = np.arange(len(order))
-    owners = place[measure.owners]
-    there = owners >= 0
-    return replace(
-        measure,
-        distinct=measure.distinct[order],
-        keys=measure.keys[there],
-        owners=owners[there],
-        plausible=lambda later, earlier: measure.plausible(order[later], order[earlier]),
-        similarity=lambda later, earlier: measure.similarity(order[later], order[earlier]),
-    )
+def replay(pairs: Pairs, copy_of: np.ndarray, threshold: float, *, fixed: int = 0, among: bool = True) -> np.ndarray:
+    """The rows that `keep_first` keeps at a threshold: a mask, (rows,).
+
+    Cosines that are nearer to it than dimensions * 2**-51 may fall on the other side, unless it is that of the measure.
+
+    Args:
+        pairs: all pairs of distinct rows that are alike at this threshold, and any others, as `every` gives them.
+        copy_of: of the measure that they were found by.
+        threshold: may be above that of the measure.
+    """
+    rows = np.arange(len(copy_of))
+    distinct = np.flatnonzero(copy_of == rows)
+    known = int(np.searchsorted(distinct, fixed))
+    counts = (pairs.similarity >= threshold) & (pairs.later >= known) & (among | (pairs.earlier < known))
+    alive = bytearray(np.ones(len(distinct), bool))
+    for row, partner in zip(pairs.later[counts].tolist(), pairs.earlier[counts].tolist(), strict=True):
+        if alive[partner]:
+            alive[row] = False
+    kept = np.ones(len(copy_of), bool)
+    kept[distinct] = np.frombuffer(alive, bool)
+    copies = rows[(copy_of >= 0) & (copy_of < rows) & (rows >= fixed)]
+    first = copy_of[copies]
+    kept[copies] = kept[first] & ~(among | (first < fixed))
+    return kept
 
 
 def drop_all(measure: Measure, *, fixed: int = 0, progress: Progress | None = None) -> Verdicts:
@@ -90,7 +98,7 @@ def components(measure: Measure, *, progress: Progress | None = None) -> np.ndar
     """For every row the first row that it is connected with, directly or through others: (rows,) int64."""
     label = np.arange(len(measure.distinct))
     for later, earlier, _ in alike(measure, progress=progress):
-        label = _joined(label, later, earlier)
+        label = joined(label, later, earlier)
     first = np.arange(len(measure.copy_of))
     first[measure.distinct] = measure.distinct[label]
     copies = copies_of(measure, 0)
@@ -98,7 +106,7 @@ def components(measure: Measure, *, progress: Progress | None = None) -> np.ndar
     return first
 
 
-def _joined(label: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+def joined(label: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Labels, each the least row of a component, after the components of rows `one` and `two` have become one."""
     while not np.array_equal(label[one], label[two]):
         label = label.copy()
@@ -119,10 +127,10 @@ class Best:
 
     def __init__(self, rows: int):
         self.partner = np.full(rows, -1)
-        self.similarity = np.zeros(rows)
+        self.similarity = np.full(rows, -np.inf)
 
     def offer(self, rows: np.ndarray, others: np.ndarray, similarity: np.ndarray) -> None:
-        """Row `rows[n]` is as like row `others[n]` as `similarity[n]` says, which is above 0."""
+        """Row `rows[n]` is as like row `others[n]` as `similarity[n]` says."""
         order = np.lexsort((others, -similarity, rows))
         rows, others, similarity = rows[order], others[order], similarity[order]
         first = changes(rows)
@@ -133,5 +141,5 @@ class Best:
 
     def verdicts(self, fixed: int) -> Verdicts:
         """What becomes of the rows, of which the first `fixed` are never dropped."""
-        self.partner[:fixed], self.similarity[:fixed] = -1, 0
-        return Verdicts(self.partner, self.similarity.astype(np.float32))
+        self.partner[:fixed] = -1
+        return Verdicts(self.partner, np.where(self.partner >= 0, self.similarity, 0).astype(np.float32))

@@ -49,11 +49,16 @@ def jaccard(sets: Sets, threshold: float) -> Measure:
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"a threshold of Jaccard similarity is above 0 and at most 1, got {threshold!r}")
-    copy_of = np.where(sets.sizes > 0, copies(_sums(sets)), -1)
+    copy_of = equal_sets(sets)
     distinct = np.flatnonzero(copy_of == np.arange(len(copy_of)))
     sets = sets if len(distinct) == len(copy_of) else sets.take(distinct)
     keys, owners = _rarest(sets, threshold)
-    return Measure(copy_of, distinct, keys, owners, _plausible(sets, threshold), _similarity(sets), threshold)
+    return Measure(copy_of, distinct, keys, owners, not_too_far(sets, threshold), in_common(sets), threshold)
+
+
+def equal_sets(sets: Sets) -> np.ndarray:
+    """For every row the first one with the same set, -1 where that is empty: (rows,) int64."""
+    return np.where(sets.sizes > 0, copies(_sums(sets)), -1)
 
 
 def _sums(sets: Sets) -> np.ndarray:
@@ -84,7 +89,7 @@ def _rarest(sets: Sets, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(keys), np.arange(len(counts), dtype=np.int32).repeat(counts)
 
 
-def _plausible(sets: Sets, threshold: float) -> Test:
+def not_too_far(sets: Sets, threshold: float) -> Test:
     """Leaves out what its sizes and its sketches show to be below the threshold.
 
     Two sketches differ in no more bits than their sets in members.
@@ -119,7 +124,7 @@ def _sketches(sets: Sets) -> np.ndarray:
     return made
 
 
-def _similarity(sets: Sets) -> Test:
+def in_common(sets: Sets) -> Test:
     """Counts the members that two sets have in common; pairs of about one size are a matrix."""
     sizes = sets.sizes
 

@@ -22,16 +22,17 @@ Apart = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Pairs(NamedTuple):
-    """Positions of rows and of columns that are similar, and how much: pairs at or above the threshold."""
+    """Positions of rows and of columns that are similar, and how much (float64): pairs at or above the threshold."""
 
     rows: np.ndarray
     columns: np.ndarray
     similarity: np.ndarray
 
     def sorted(self) -> "Pairs":
-        """By row; for each row the most similar column first, of those with the smallest position."""
-        order = np.lexsort((self.columns, -self.similarity, self.rows))
-        return Pairs(*(values[order] for values in self))
+        """By row; for each row the most similar column in float32 first, of those with the smallest position."""
+        similarity = self.similarity.astype(np.float32)
+        order = np.lexsort((self.columns, -similarity, self.rows))
+        return Pairs(self.rows[order], self.columns[order], similarity[order])
 
 
 class Screen:
@@ -63,19 +64,24 @@ class Screen:
         best = np.diff(pairs.rows, prepend=-1) != 0
         return Pairs(*(values[best] for values in pairs))
 
-    def close(self, rows: Coded, columns: Coded, apart: Apart) -> Pairs | None:
-        """All pairs at or above the threshold; None where they may be too many to be checked one by one."""
-        found = self._candidates(rows, columns, np.full(len(rows.positions), self.threshold), apart)
+    def close(self, rows: Coded, columns: Coded, apart: Apart, most: int | None = None) -> Pairs | None:
+        """All pairs at or above the threshold; None where more than `most` may be.
+
+        Without `most`: where they may be too many to be checked one by one.
+        """
+        found = self._candidates(rows, columns, np.full(len(rows.positions), self.threshold), apart, most)
         return None if found is None else self._check(*found)
 
-    def _candidates(self, rows: Coded, columns: Coded, floors: np.ndarray, apart: Apart | None) -> Listed | None:
-        """The pairs whose codes do not rule them out; None where they are too many to be checked one by one."""
+    def _candidates(
+        self, rows: Coded, columns: Coded, floors: np.ndarray, apart: Apart | None, most: int | None = None
+    ) -> Listed | None:
+        """The pairs whose codes do not rule them out; None where they are more than `most`, or too many to check."""
         if not len(rows.positions) or not len(columns.positions):
             return NOBODY, NOBODY
         limits = self._limits(floors - self.coder.band(rows, columns))
         stretches = self._multiply(rows, columns)
         row, stretch = np.nonzero(stretches.amax(dim=2).cpu().numpy() >= limits[:, None])
-        left = max(MANY, len(rows.positions) * len(columns.positions) // SHARE)
+        left = max(MANY, len(rows.positions) * len(columns.positions) // SHARE) if most is None else most
         found = []
         for part in range(0, len(row), LISTED):
             passing, where = row[part : part + LISTED], stretch[part : part + LISTED]

@@ -65,7 +65,7 @@ def shingles(texts: pa.Array, words: int = 3) -> Sets:
 
 def tokens(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """The xxh3-64 of all words of all texts in turn, uint64, and how many words each text has: (rows,) int64."""
-    lists = pc.split_pattern(_spaced(texts), " ")
+    lists = pc.split_pattern(spaced(texts), " ")
     offsets = np.asarray(lists.offsets)
     coded = lists.values[offsets[0] : offsets[-1]].dictionary_encode()
     hashes = [xxhash.xxh3_64_intdigest(word) for word in coded.dictionary.cast(pa.binary()).to_pylist()]
@@ -74,7 +74,7 @@ def tokens(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return np.array(hashes, np.uint64)[codes[words]], np.diff(np.searchsorted(words, offsets - offsets[0]))
 
 
-def _spaced(texts: pa.Array) -> pa.Array:
+def spaced(texts: pa.Array) -> pa.Array:
     """Texts in lower case after NFKC, with one blank for every byte or character that belongs to no word."""
     folded = pc.utf8_lower(pc.utf8_normalize(pc.fill_null(texts.cast(pa.large_string()), ""), form="NFKC"))
     wide = pc.invert(pc.string_is_ascii(folded))

@@ -47,17 +47,19 @@ def _wrong(row: np.ndarray, length: float) -> str:
     return f"has length {length:.4g}, wanted 1; divide every row by its length first"
 
 
-def first_of_equal(vectors: np.ndarray) -> np.ndarray:
-    """For every row the position of the first row with the same numbers: shape (rows,), int64.
-
-    By xxh3-128 of the bytes, as everywhere in hfds.
-    """
+def hashed(vectors: np.ndarray) -> np.ndarray:
+    """A key for each row, the same for rows with the same numbers: xxh3-128 of the bytes, shape (rows, 2), uint64."""
     keys = np.empty((len(vectors), 2), np.uint64)
     for at in range(0, len(vectors), BLOCK):
         block = np.ascontiguousarray(vectors[at : at + BLOCK]) + vectors.dtype.type(0)  # -0.0 is 0.0
         digests = b"".join([xxhash.xxh3_128_digest(row) for row in block])
         keys[at : at + len(block)] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
-    order = np.lexsort((np.arange(len(keys)), keys[:, 0], keys[:, 1]))
+    return keys
+
+
+def first_of_equal(keys: np.ndarray) -> np.ndarray:
+    """For every row the position of the first row with the same key: shape (rows,), int64."""
+    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable
     new = record.begins(keys, order)
     first = np.empty(len(keys), np.int64)
     first[order] = order[new][np.cumsum(new) - 1] if len(order) else order
@@ -65,11 +67,12 @@ def first_of_equal(vectors: np.ndarray) -> np.ndarray:
 
 
 def similarities(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
-    """The similarity of each row with the other one: float32, -inf where it is below `threshold`.
+    """The similarity of each row with the other one: float64, -inf where it is below `threshold`.
 
-    It is the dot product of the vectors as they are stored, and 1 where that is more.
+    It is the dot product of the vectors as they are stored, and 1 where that is more. Which side of `threshold` it is
+    on, and what it is as float32, is exact; in float64 it may be off by dimensions * 2**-51.
     """
-    found = np.full(len(rows), -np.inf, np.float32)
+    found = np.full(len(rows), -np.inf)
     rough = vectors.shape[1] * 2.0**-22  # four times what float32 can lose
     for at in range(0, len(rows), PAIRS):
         one = vectors[rows[at : at + PAIRS]].astype(np.float32, copy=False)

@@ -1,0 +1,175 @@
+"""Commands that list, plan, build and explain releases."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfds.commands.options import (
+    BatchSize,
+    Dataset,
+    Json,
+    MaxHours,
+    Name,
+    NumProc,
+    Out,
+    Rows,
+    Sources,
+    Store,
+    Workdir,
+    run_of,
+    show,
+)
+
+if TYPE_CHECKING:
+    from hfds.run import Run
+
+
+def sources(as_json: Json = False) -> None:
+    """List the sources, their configs and where they come from."""
+    from builders import BUILDERS
+
+    listed = [
+        {
+            "source": builder.NAME,
+            "configs": [config.name for config in builder.BUILDER_CONFIGS],
+            "default": builder.default_config(),
+            "license": builder.LICENSE,
+            "from": builder.REPO or builder.OBTAIN,
+        }
+        for builder in BUILDERS
+    ]
+    show(listed, as_json, ["source", "configs", "license", "from"])
+
+
+def releases(as_json: Json = False) -> None:
+    """List the releases, with their inputs and steps."""
+    from hfds.releases import RELEASES
+
+    listed = [
+        {
+            "dataset": release.dataset,
+            "release": release.name,
+            "inputs": [input_.label for input_ in release.inputs],
+            "steps": [step.name for step in release.steps],
+            "description": release.description,
+        }
+        for release in RELEASES
+    ]
+    show(listed, as_json, ["dataset", "release", "inputs", "steps"])
+
+
+def plan(
+    dataset: Dataset,
+    release: Name,
+    sources: Sources = None,
+    out: Out = Path("dist"),
+    workdir: Workdir = Path(".hfds"),
+    rows: Rows = None,
+    num_proc: NumProc = 1,
+    store: Store = None,
+    batch_size: BatchSize = None,
+    probe: Annotated[bool, typer.Option(help="Read the sources and show each model a few rows.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check a release and say what a build would read and compute, and how long that takes, before it starts."""
+    from hfds.catalogue import find_release
+    from hfds.plan import plan as make_plan
+
+    run = run_of(workdir, num_proc, store=store, batch_size=batch_size)
+    planned = make_plan(find_release(dataset, release), run, sources=sources, out=out, rows=rows, probe=probe)
+    if not run.main:
+        return None
+    if as_json:
+        return show(planned, True, [])
+    show(planned["inputs"], False, ["input", "files", "bytes", "pieces", "prepared"])
+    show(planned["steps"], False, ["step", "needs", "adds"])
+    models = [entry for entry in planned["steps"] if "known" in entry]
+    if models:
+        show(models, False, ["step", "rows", "known", "missing", "rate", "hours", "store_bytes", "estimated"])
+        typer.echo(
+            f"{planned['hours']:.2f} hours of one {run.device_name}, {planned['store_bytes']:,} bytes for the store; "
+            f"{planned['free_bytes']:,} bytes are free"
+        )
+
+
+def build(
+    dataset: Dataset,
+    release: Name,
+    sources: Sources = None,
+    out: Out = Path("dist"),
+    workdir: Workdir = Path(".hfds"),
+    rows: Rows = None,
+    num_proc: NumProc = 1,
+    store: Store = None,
+    batch_size: BatchSize = None,
+    max_hours: MaxHours = None,
+    as_json: Json = False,
+) -> None:
+    """Build a release into <out>/<dataset>/; run again to go on where it stopped.
+
+    Under `accelerate launch -m hfds.cli build ...` or torchrun all ranks share the work of models.
+    """
+    from hfds.catalogue import find_release
+
+    run = run_of(workdir, num_proc, store=store, batch_size=batch_size, max_hours=max_hours)
+    _build(find_release(dataset, release), run, sources, out, rows, as_json)
+
+
+def retry(
+    dataset: Dataset,
+    release: Name,
+    step: Annotated[str | None, typer.Option(help="Only this step.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only failures with this reason, as in the ledger.")] = None,
+    sources: Sources = None,
+    out: Out = Path("dist"),
+    workdir: Workdir = Path(".hfds"),
+    rows: Rows = None,
+    num_proc: NumProc = 1,
+    store: Store = None,
+    batch_size: BatchSize = None,
+    max_hours: MaxHours = None,
+    as_json: Json = False,
+) -> None:
+    """Build again, showing models once more the rows on which they failed, and no others."""
+    from hfds.catalogue import find_release
+    from hfds.release import forget_failures
+
+    found = find_release(dataset, release)
+    run = run_of(workdir, num_proc, store=store, batch_size=batch_size, max_hours=max_hours)
+    forgotten = run.agree(lambda: forget_failures(found, run, step, reason))
+    if run.main and not as_json:
+        counts = ", ".join(f"{rows:,} of {name}" for name, rows in forgotten.items())
+        typer.echo(f"failures to try again: {counts or 'none, the release has no step with a model'}")
+    _build(found, run, sources, out, rows, as_json, retried=forgotten)
+
+
+def _build(
+    release: Any, run: "Run", sources: Path | None, out: Path, rows: int | None, as_json: bool, **more: Any
+) -> None:
+    from hfds.card import funnel_rows
+    from hfds.release import build as make
+
+    built = make(release, run, sources=sources, out=out, rows=rows)
+    if not run.main:
+        return
+    if as_json:
+        return show({"folder": str(built.folder), "digest": built.digest, "funnel": built.funnel, **more}, True, [])
+    header = ["input", "rows", "dropped", "kept"]
+    show([dict(zip(header, row, strict=True)) for row in funnel_rows(built.funnel)], False, header)
+    typer.echo(f"{built.folder}: {release.name}, digest {built.digest}")
+
+
+def explain(
+    dataset: Dataset,
+    release: Name,
+    row: Annotated[str, typer.Argument(metavar="ID", help="The id of a row, such as diffusiondb/<file name>.")],
+    out: Out = Path("dist"),
+    as_json: Json = False,
+) -> None:
+    """Say what happened to a row of a built release, and to the row it was a duplicate of."""
+    from hfds.catalogue import find_ledger
+    from hfds.ledger import explain as look_up
+
+    chain = look_up(find_ledger(dataset, release, out), row)
+    show(chain, as_json, [name for name in chain[0] if any(entry[name] is not None for entry in chain)])

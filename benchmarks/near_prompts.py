@@ -1,4 +1,4 @@
-"""Near-duplicate prompts: exact Jaccard similarity against MinHash, same prompts, same shingles.
+"""Near-duplicate prompts: exact Jaccard similarity against MinHash, checked and not, same prompts, same shingles.
 
     python benchmarks/near_prompts.py prompts.txt.gz [more.txt.gz] [--rows 50000] [--rensa PYTHON] [--text-dedup PYTHON]
 
@@ -41,6 +41,22 @@ sets = shingles(texts)
 middle = time.perf_counter()
 kept = keep_first(sets, 0.7).partner < 0
 print("CORE", time.perf_counter() - start, "shingles", middle - start)
+open(sys.argv[2], "wb").write(kept.astype("uint8").tobytes())
+"""
+
+MINHASH = """
+import sys, time
+import numpy, pyarrow
+from processors.duplicates.minhash import Signed, keep_first, signatures
+from processors.duplicates.shingles import shingles
+texts = pyarrow.array(open(sys.argv[1], encoding="utf-8").read().split("\\n"))
+start = time.perf_counter()
+sets = shingles(texts)
+middle = time.perf_counter()
+values = Signed(signatures(sets), sets)
+signed = time.perf_counter()
+kept = keep_first(values, 0.7).partner < 0
+print("CORE", time.perf_counter() - start, "shingles", middle - start, "signatures", signed - middle)
 open(sys.argv[2], "wb").write(kept.astype("uint8").tobytes())
 """
 
@@ -161,7 +177,10 @@ def main() -> None:
         scratch = Path(folder)
         (scratch / "prompts.txt").write_text("\n".join(texts), encoding="utf-8")
         # All before anything is judged: a process begins with the peak memory of the one that starts it.
-        results = {"hfds": run_script("hfds", sys.executable, OURS, scratch)}
+        results = {
+            "hfds": run_script("hfds", sys.executable, OURS, scratch),
+            "hfds, MinHash": run_script("hfds-minhash", sys.executable, MINHASH, scratch),
+        }
         if args.rensa:
             results["rensa"] = run_script("rensa", args.rensa, RENSA, scratch)
         if args.text_dedup:

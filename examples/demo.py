@@ -68,7 +68,9 @@ def print_pairs(built: Built) -> None:
     print(f"\n{len(rows):,} near duplicates; what was dropped, and what stays:\n")
     for row in rows[:: max(1, len(rows) // PAIRS)][:PAIRS]:
         print(f"  {float(row['value']):.2f}  {shown(prompts[row['id']])}")
-        print(f"        {shown(prompts.get(row['partner']))}  ({row['partner']}, {row['partner_in'] or 'dropped later'})")
+        print(
+            f"        {shown(prompts.get(row['partner']))}  ({row['partner']}, {row['partner_in'] or 'dropped later'})"
+        )
 
 
 def print_rows(built: Built) -> None:

@@ -17,14 +17,14 @@ from hfds import record
 from hfds.errors import ConfigError, nearest
 from hfds.processor import Made, WholeDataset, label, marked
 from hfds.release import Release
-from processors.duplicates import Verdicts, exact
+from processors.duplicates import Verdicts, exact, text_dedup
 from processors.duplicates.alike import Alike
 from processors.duplicates.columns import codes, narrow, places, stacked, take
 from processors.duplicates.comparison import Joined, compare, present
+from processors.duplicates.joint import MATCHES
 from processors.parameters import wrong_parameters
 
 KEEP = ("first", "best", "cluster", "none")
-MATCH = ("either", "both")
 USUAL = ("train", "validation", "test")  # splits that may have no rows in a small try
 
 
@@ -44,6 +44,8 @@ class MarkDuplicates(WholeDataset):
             ("input:diffusiondb/2m_text"). A row that is held there under the same id is the same row, and stays.
         match: of several in `of`, whether rows are duplicates that are alike in "either" or in "both" (in all).
         device: where cosines are computed.
+        text_dedup: the interpreter of an environment in which text-dedup is installed, which then finds the clusters of
+            similar texts, by its own MinHash; see `processors.duplicates.text_dedup`.
     """
 
     of: str | tuple[Alike, ...] = "prompt"
@@ -55,6 +57,7 @@ class MarkDuplicates(WholeDataset):
     match: str = "either"
     words: int = 3
     device: str = "cpu"
+    text_dedup: str | None = None
 
     @property
     def parts(self) -> tuple[Alike, ...]:
@@ -86,6 +89,7 @@ class MarkDuplicates(WholeDataset):
     def parameters(self) -> dict[str, Any]:
         """All but the device, on which no decision depends, with earlier releases by their names."""
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "device"}
+        found["text_dedup"] = self.text_dedup is not None  # wherever it lies
         found["against"] = [_named(one) for one in self.against]
         if isinstance(self.of, tuple):
             found["of"] = [vars(part) for part in self.of]
@@ -110,13 +114,27 @@ class MarkDuplicates(WholeDataset):
             found.append(f"{self.name}: keep='best' and the columns in best belong together, got {self.best!r}")
         if self.against and self.keep != "first":
             found.append(f"{self.name}: what rows are compared with stays, so keep must be 'first', got {self.keep!r}")
-        if self.match not in MATCH:
-            found.append(f"{self.name}: match must be one of {', '.join(MATCH)}, got {self.match!r}")
+        alone = isinstance(self.of, str) and self.above is not None and self.keep == "cluster"
+        if self.text_dedup is not None and not alone:
+            found.append(
+                f"{self.name}: text_dedup finds clusters of one column of texts: give above and keep='cluster'"
+            )
+        if self.match not in MATCHES:
+            found.append(f"{self.name}: match must be one of {', '.join(MATCHES)}, got {self.match!r}")
         return found
 
     def misfits(self, features: Mapping[str, Any]) -> list[str]:
         """What is compared must be comparable."""
-        return [f"{self.name}: {problem}" for part in self.parts for problem in part.misfits(features)]
+        found = [f"{self.name}: {problem}" for part in self.parts for problem in part.misfits(features)]
+        of = self.parts[0].of
+        if (
+            self.text_dedup is not None
+            and not found
+            and of in features
+            and self.parts[0].measure(features) != "jaccard"
+        ):
+            found.append(f"{self.name}: text_dedup compares texts, and column {of!r} is {features[of]}")
+        return found
 
     def decide(self, rows: Dataset, earlier: Dataset | None = None, journal: Path | None = None) -> Made:
         """Compares, and reads the partners' ids."""
@@ -182,6 +200,10 @@ class MarkDuplicates(WholeDataset):
         return keys
 
     def _verdicts(self, lined: "LinedUp", journal: Path | None) -> Verdicts:
+        if self.text_dedup is not None:
+            texts, above = take(lined.table, self.parts[0].of, lined.order), self.parts[0].above
+            assert above is not None  # by `problems`
+            return text_dedup.keep(texts, above, words=self.words, python=self.text_dedup)
         compared = [
             compare(lined.table, part, lined.order[mask], self.device, journal)
             for part, mask in zip(self.parts, lined.masks, strict=True)
@@ -199,7 +221,7 @@ class MarkDuplicates(WholeDataset):
         ids, where = take(table, "id", wanted), places(earlier, wanted)
         between = "_and_" if self.match == "both" else "_or_"
         limits = [str(part.limit) for part in self.parts if part.limit is not None]
-        unmeasured = self.keep == "cluster" and limits
+        unmeasured = self.keep == "cluster" and limits and self.text_dedup is None
 
         def mark(rows: pa.Table, positions: np.ndarray) -> pa.Table:
             doubled = partner[positions] >= 0

@@ -59,4 +59,5 @@ def test_different_values_that_share_half_a_hash_are_different(half: int) -> Non
 
 
 def test_no_rows() -> None:
-    assert partners(keep_first(keys_of([]))) == partners(drop_all(keys_of([]))) == components(keys_of([])).tolist() == []
+    none = keys_of([])
+    assert partners(keep_first(none)) == partners(drop_all(none)) == components(none).tolist() == []

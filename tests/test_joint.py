@@ -230,7 +230,7 @@ def test_progress_ends_with_all(function: Callable[..., object], match: str) -> 
 def test_bad_parts() -> None:
     with pytest.raises(ValueError, match="positions must be ascending"):
         texts(NUMBERS[:2]).over(np.array([1, 0]), 2)
-    with pytest.raises(ValueError, match="match must be one of both, either, got 'all'"):
+    with pytest.raises(ValueError, match="match must be one of either, both, got 'all'"):
         keep_first([equal(np.zeros((2, 1)))], "all")
     for match in "both", "either":
         with pytest.raises(ValueError, match=r"the same number of rows, got \[2, 3\]"):

@@ -16,6 +16,7 @@ from hfds.release import GIVEN
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
 from processors.duplicates.alike import Alike
+from processors.minhash import MinHashPrompt
 from processors.split import Split
 
 WORDS = "one two three four five six seven eight nine ten eleven"
@@ -63,6 +64,17 @@ def test_embeddings_by_their_cosine() -> None:
     assert [value and round(float(value), 4) for value in values(made)] == [None, 0.9397, None, 0.9397, 1]
 
 
+def test_many_embeddings_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    given = vectors(0, 20, 40, 60, 0).add_column("score", [0, 1, 2, 3, 4])
+    step = MarkDuplicates("embedding", above=0.9, keep="best", best=("score",))
+    expected = partners(step(given))
+    monkeypatch.setattr("processors.duplicates.comparison.IN_MEMORY", 0)
+    run = Run.here(tmp_path)
+    assert partners(step(given, run)) == expected
+    assert [file.suffix for file in run.steps.iterdir()] == [".arrow"], "neither vectors nor a journal are left"
+
+
 def test_hashes_by_their_bits(tmp_path: Any) -> None:
     hashes = pa.array([0, 0b111, 2**64 - 1, None], pa.uint64())
     given = Dataset(pa.table({"id": ["a", "b", "c", "d"], "perceptual_hash": hashes}))
@@ -101,6 +113,18 @@ def test_the_prompts_of_the_documentation() -> None:
     assert [value and round(float(value), 2) for value in values(made["first"])] == [None, 0.71, None, 0.75, 0.71, None]
     assert partners(made["cluster"]) == [None, *["toy/0"] * 5]
     assert None not in partners(made["none"])
+
+
+def test_texts_by_their_signatures() -> None:
+    given = MinHashPrompt()(rows(prompt=TEXTS))
+    made = MarkDuplicates("prompt_minhash", above=0.7)(given)
+    assert partners(made) == partners(MarkDuplicates(above=0.7)(given))
+    assert values(made) == [None, "0.9", None, "1", None, None, None]
+    assert made["dropped"][1]["reason"] == "duplicate_prompt_minhash"
+    with pytest.raises(ConfigError, match="column 'prompt_minhash' is .*, wanted texts"):
+        MarkDuplicates("prompt_minhash")(given)
+    with pytest.raises(KeyError, match="needs the column 'prompt'"):
+        MarkDuplicates("prompt_minhash", above=0.7)(given.remove_columns(["prompt"]))
 
 
 def test_several_columns_at_once() -> None:

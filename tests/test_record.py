@@ -186,7 +186,7 @@ def test_a_dropped_row_says_who_and_why() -> None:
     (row,) = record.dropped_row("s/1", "s", "no_picture", "x.jpg", license="MIT").to_pylist()
     assert (row["id"], row["source"], row["license"], row["prompt"]) == ("s/1", "s", "MIT", None)
     said = {"step": "s", "reason": "no_picture", "value": "x.jpg", "threshold": None, "partner": None}
-    assert row["dropped"] == said
+    assert row["dropped"] == {**said, "partner_in": None}
 
 
 # JSON

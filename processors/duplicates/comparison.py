@@ -123,7 +123,7 @@ class Joined:
 
 
 def _bar() -> Any:
-    return tqdm(desc="Comparing", unit=" rows", leave=False)
+    return tqdm(desc="Comparing", unit=" rows", leave=False, delay=1)
 
 
 def _reach(bar: Any, done: int, rows: int) -> None:

@@ -6,8 +6,9 @@ from typing import Self
 
 import numpy as np
 
+from processors.duplicates.arrays import numbered
 from processors.duplicates.codes import Coded, Columns, Tuning
-from processors.duplicates.pairs import Finder, Measure, Pairs, merged, numbered
+from processors.duplicates.pairs import Finder, Measure, Pairs, merged
 from processors.duplicates.screen import Screen
 from processors.duplicates.vectors import check, first_of_equal, hashed, similarities
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from hfds.record import begins
 from processors.duplicates import Verdicts
-from processors.duplicates.pairs import changes, low_bits, row_bits
+from processors.duplicates.arrays import changes, low_bits, row_bits
 
 
 def keep_first(keys: np.ndarray, *, fixed: int = 0, among: bool = True) -> Verdicts:

@@ -6,7 +6,8 @@ Rows come in the order of priority; the first `fixed` ones are references, which
 import numpy as np
 
 from processors.duplicates import Verdicts
-from processors.duplicates.pairs import Measure, Pairs, Progress, alike, changes, ranges
+from processors.duplicates.arrays import changes, ranges
+from processors.duplicates.pairs import Measure, Pairs, Progress, alike
 
 
 def keep_first(measure: Measure, *, fixed: int = 0, among: bool = True, progress: Progress | None = None) -> Verdicts:

@@ -14,7 +14,8 @@ from math import comb
 import numpy as np
 
 from processors.duplicates import Verdicts, greedy
-from processors.duplicates.pairs import Measure, Progress, copies
+from processors.duplicates.arrays import copies
+from processors.duplicates.pairs import Measure, Progress
 
 BITS = 64
 MOST = 1 << 26  # keys of all rows, which take 5 GB: above that fewer, shorter ones

@@ -11,7 +11,8 @@ are never duplicates.
 import numpy as np
 
 from processors.duplicates import Verdicts, greedy
-from processors.duplicates.pairs import Measure, Progress, Test, copies, ranges
+from processors.duplicates.arrays import copies, ranges
+from processors.duplicates.pairs import Measure, Progress, Test
 from processors.duplicates.shingles import AT_ONCE, Sets, mixed, sort_rows
 
 SLACK = 1 - 1e-12  # so that no bound, being a floating-point number, loses a pair that is at the threshold

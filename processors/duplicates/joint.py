@@ -16,11 +16,12 @@ from typing import Self
 import numpy as np
 
 from processors.duplicates import Verdicts, cosine, greedy
+from processors.duplicates.arrays import copies
 from processors.duplicates.embedded import Embedded, Near
 from processors.duplicates.matching import both, either, keys_of, rounded
-from processors.duplicates.pairs import Finder, Keyed, Measure, Pairs, Progress, copies, merged, tested
+from processors.duplicates.pairs import Finder, Keyed, Measure, Pairs, Progress, merged, tested
 
-MATCHES = ("both", "either")
+MATCHES = ("either", "both")
 PRODUCTS = 2_000  # of vectors, in the time of one pair that shares a key
 FOUND = 20  # pairs that share a key, in the time that checking a pair of vectors takes
 SAMPLE = 500  # vectors that tell how many are similar

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from processors.duplicates.arrays import ranges, row_bits
 from processors.duplicates.embedded import Embedded
-from processors.duplicates.pairs import Measure, Test, ranges, row_bits
+from processors.duplicates.pairs import Measure, Test
 
 
 def keys_of(parts: Sequence[Measure], groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ documents"). It is cut into bands, and pairs of which a band is equal are candid
 that is not like it, and the similarity is the true one. What a signature misses is never looked at: see `bands`. Equal
 sets are found without signatures, all of them.
 
-Of prompts `processors.duplicates.jaccard` finds all pairs in less time; of long texts, with thousands of shingles, this
-is less work.
+Of prompts `processors.duplicates.jaccard` finds all pairs in less time. Texts of thousands of shingles have hundreds of
+keys there; here they have one for each band.
 
 Rows come in the order of priority; the first `fixed` ones are references, which are never dropped. Rows with empty sets
 are never duplicates.

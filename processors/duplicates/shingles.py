@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from processors.duplicates.pairs import changes, ranges
+from processors.duplicates.arrays import changes, ranges
 
 AT_ONCE = 1 << 14  # rows: what is made of these stays in a core's cache
 # What separates words, outside ASCII. The last byte of "🕹️" is a mark of its own, a variation selector, and no word.

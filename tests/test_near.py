@@ -121,7 +121,7 @@ def test_texts_by_their_signatures() -> None:
     assert partners(made) == partners(MarkDuplicates(above=0.7)(given))
     assert values(made) == [None, "0.9", None, "1", None, None, None]
     assert made["dropped"][1]["reason"] == "duplicate_prompt_minhash"
-    with pytest.raises(ConfigError, match="column 'prompt_minhash' is .*, wanted texts"):
+    with pytest.raises(ConfigError, match=r"column .prompt_minhash. is .*, wanted texts"):
         MarkDuplicates("prompt_minhash")(given)
     with pytest.raises(KeyError, match="needs the column 'prompt'"):
         MarkDuplicates("prompt_minhash", above=0.7)(given.remove_columns(["prompt"]))

@@ -36,14 +36,14 @@ class MarkDuplicates(WholeDataset):
     Args:
         of: the column that is compared, with `above`, `within` and `words` as in `Alike`; or several `Alike`.
         keep: "first" keeps a row unless a kept row before it is like it; "best" the same in the order of `best`;
-            "cluster" keeps the first of all rows that are alike directly or through others; "none" keeps no row that
-            is like any other, as the image-to-prompt sets were made.
+            "cluster" keeps the first of all rows that are alike directly or through others, to which they may be less
+            similar than `above`; "none" keeps no row that is like any other, as the image-to-prompt sets were made.
         best: columns of numbers, the highest first, or "source" for the order of the inputs.
         against: what rows are compared with, in place of each other, and what is never dropped: earlier releases, one
             split of such a release ((V2, "validation")), the rows of a split ("split:validation") or of an input
             ("input:diffusiondb/2m_text"). A row that is held there under the same id is the same row, and stays.
         match: of several in `of`, whether rows are duplicates that are alike in "either" or in "both" (in all).
-        device: where cosines are computed.
+        device: where cosines are computed; on an accelerator, where there is one, when None.
         text_dedup: the interpreter of an environment in which text-dedup is installed, which then finds the clusters of
             similar texts, by its own MinHash; see `processors.duplicates.text_dedup`.
     """
@@ -56,7 +56,7 @@ class MarkDuplicates(WholeDataset):
     against: tuple[Release | tuple[Release, str] | str, ...] = ()
     match: str = "either"
     words: int = 3
-    device: str = "cpu"
+    device: str | None = None
     text_dedup: str | None = None
 
     @property
@@ -213,7 +213,11 @@ class MarkDuplicates(WholeDataset):
             return one.drop_all()
         if self.keep == "cluster":
             first = one.components()
-            return Verdicts(np.where(first < np.arange(len(first)), first, -1), np.zeros(len(first), np.float32))
+            dropped = np.flatnonzero(first < np.arange(len(first)))
+            verdicts = Verdicts(np.full(len(first), -1), np.zeros(len(first), np.float32))
+            verdicts.partner[dropped] = first[dropped]
+            verdicts.similarity[dropped] = one.similarity(dropped, first[dropped])
+            return verdicts
         return one.keep_first(lined.fixed, among=not self.against)
 
     def _marks(self, table: Dataset, earlier: Dataset | None, partner: np.ndarray, similarity: np.ndarray) -> Made:
@@ -221,7 +225,6 @@ class MarkDuplicates(WholeDataset):
         ids, where = take(table, "id", wanted), places(earlier, wanted)
         between = "_and_" if self.match == "both" else "_or_"
         limits = [str(part.limit) for part in self.parts if part.limit is not None]
-        unmeasured = self.keep == "cluster" and limits and self.text_dedup is None
 
         def mark(rows: pa.Table, positions: np.ndarray) -> pa.Table:
             doubled = partner[positions] >= 0
@@ -229,7 +232,7 @@ class MarkDuplicates(WholeDataset):
             fields: dict[str, Any] = {
                 "step": self.name,
                 "reason": "duplicate_" + between.join(part.of for part in self.parts),
-                "value": None if unmeasured else _text(similarity[positions]),
+                "value": _text(similarity[positions]),
                 "threshold": ", ".join(limits) or None,
                 "partner": ids.take(place),
                 "partner_in": where.take(place),

@@ -62,7 +62,7 @@ class Split(WholeDataset):
         earlier: the releases to honour, the oldest first.
         wins: "validation", so that what was once held back never is in train, or "train", so that what was once
             trained on is never held back.
-        device: where cosines are computed.
+        device: where cosines are computed; on an accelerator, where there is one, when None.
     """
 
     validation: float = 0.05
@@ -70,7 +70,7 @@ class Split(WholeDataset):
     seed: int = 0
     earlier: tuple[Release, ...] = ()
     wins: str = VALIDATION
-    device: str = "cpu"
+    device: str | None = None
 
     @property
     def parts(self) -> tuple[Alike, ...]:

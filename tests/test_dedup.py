@@ -3,6 +3,8 @@
 import random
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from datasets import Dataset
 from fixtures.toy import Toy
@@ -14,6 +16,7 @@ from hfds.errors import ConfigError
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
 from processors.duplicates.alike import Alike
+from processors.duplicates.normal import normalise
 from processors.split import Split, clusters
 
 
@@ -46,6 +49,15 @@ def partners(made: Dataset) -> list[str | None]:
 )
 def test_prompts_are_compared_normalised(first: str | None, second: str | None, same: bool) -> None:
     assert partners(MarkDuplicates("prompt")(rows(prompt=[first, second]))) == [None, "toy/0" if same else None]
+
+
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(" _,aB1\t\x7f"))))
+def test_normalising_is_what_the_documentation_says(texts: list[str | None]) -> None:
+    folded = pc.utf8_lower(pc.utf8_normalize(pa.array(texts, pa.string()), form="NFKC"))
+    words = pc.utf8_trim_whitespace(pc.replace_substring_regex(folded, r"[^\p{L}\p{M}\p{N}]+", " "))
+    plain = pc.if_else(pc.equal(words, ""), pc.utf8_trim_whitespace(folded), words)
+    assert normalise(pa.array(texts, pa.string())).to_pylist() == plain.to_pylist()
+    assert normalise(pa.array([*texts, "x"], pa.string())[1:]).to_pylist() == [*plain.to_pylist(), "x"][1:]
 
 
 def test_other_columns_are_compared_as_they_are() -> None:

@@ -96,6 +96,9 @@ def test_which_row_stays(keep: str, expected: list[str | None]) -> None:
     pytest.importorskip("torch")
     chain = vectors(0, 20, 40, 60, 180)
     assert partners(MarkDuplicates("embedding", above=0.9, keep=keep)(chain)) == expected
+    if keep == "cluster":
+        apart = values(MarkDuplicates("embedding", above=0.9, keep=keep)(chain))
+        assert [value and round(float(value), 2) for value in apart] == [None, 0.94, 0.77, 0.5, None]
     if keep == "none":
         twice = rows(prompt=["a", "b", "a", "c", "a"])
         assert partners(MarkDuplicates(keep=keep)(twice)) == ["toy/2", None, "toy/0", None, "toy/0"]
@@ -143,6 +146,7 @@ def test_several_columns_at_once() -> None:
     kept = {keep: MarkDuplicates(of=parts, keep=keep)(given) for keep in ("cluster", "none")}
     assert partners(kept["cluster"]) == [None, "toy/0", "toy/0", None, "toy/3", "toy/3"]
     assert partners(kept["none"]) == ["toy/1", "toy/0", "toy/0", "toy/4", "toy/3", "toy/3"]
+    assert values(kept["cluster"]) == [None, "1", "1", None, "1", "1"]
     scored = given.add_column("score", [0.0, 1, 2, 0, 1, 2])
     assert partners(MarkDuplicates(of=parts, keep="best", best=("score",))(scored)) == [
         "toy/2", "toy/2", None, "toy/5", None, None,

@@ -180,6 +180,11 @@ def load_torch() -> Any:
     return torch
 
 
+def accelerator() -> str:
+    """The device that multiplies fastest here, as torch calls it."""
+    return "cuda:0" if load_torch().cuda.is_available() else "cpu"
+
+
 def _has_bfloat16(torch: Any, device: str) -> bool:
     """Whether a device multiplies bfloat16 by itself, faster than float32."""
     if device == "cpu":

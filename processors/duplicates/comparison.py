@@ -16,11 +16,14 @@ from hfds import record
 from hfds.processor import kept
 from processors.duplicates import Verdicts, cosine, exact, hamming, jaccard, joint, minhash
 from processors.duplicates.alike import Alike
+from processors.duplicates.codes import accelerator
 from processors.duplicates.columns import narrow
 from processors.duplicates.embedded import embedded
 from processors.duplicates.minhash import Signed
+from processors.duplicates.normal import normalise
 from processors.duplicates.pairs import Measure, equal
 from processors.duplicates.shingles import Sets, shingles
+from processors.duplicates.vectors import similarities
 
 MEASURES = {"exact": exact, "jaccard": jaccard, "minhash": minhash, "cosine": cosine, "hamming": hamming}
 IN_MEMORY = 2 << 30  # bytes of embeddings; more are written to a file and mapped
@@ -56,6 +59,18 @@ class Comparison:
         """For every row the first one that it is like, directly or through others: (rows,) int64."""
         first: np.ndarray = self._by("components")
         return first
+
+    def similarity(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """How similar rows are to others, alike or not: float64. Both are numbers of rows, in the order of values."""
+        if self.measure == "exact":
+            return np.asarray((self.values[rows] == self.values[others]).all(axis=1), np.float64)
+        if self.measure == "hamming":
+            bits: np.ndarray = np.bitwise_count(self.values[rows] ^ self.values[others])
+            return 1 - bits / hamming.BITS
+        if self.measure == "cosine":
+            return similarities(self.values, rows, others, -np.inf).astype(np.float64)
+        sets = self.values if isinstance(self.values, Sets) else self.values.sets
+        return jaccard.in_common(sets)(rows, others)
 
     def measured(self) -> Measure:
         """The same as what finds pairs.
@@ -115,6 +130,15 @@ class Joined:
         with _bar() as bar:
             return joint.components(self._measured(), self.match, progress=partial(_reach, bar))
 
+    def similarity(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """The least of the similarities, or with "either" the highest of those of what both rows have."""
+        found = np.full((len(self.parts), len(rows)), np.nan)
+        for held, part, mask in zip(found, self.parts, self.masks, strict=True):
+            number, there = mask.cumsum() - 1, mask[rows] & mask[others]
+            held[there] = part.similarity(number[rows[there]], number[others[there]])
+        made: np.ndarray = (np.fmax if self.match == "either" else np.fmin).reduce(found)
+        return made
+
     def _measured(self) -> list[Measure]:
         return [
             part.measured().over(np.flatnonzero(mask), len(mask))
@@ -146,11 +170,12 @@ def present(rows: Dataset, alike: Alike) -> np.ndarray:
 
 
 def compare(
-    rows: Dataset, alike: Alike, order: np.ndarray, device: str = "cpu", journal: Path | None = None
+    rows: Dataset, alike: Alike, order: np.ndarray, device: str | None = None, journal: Path | None = None
 ) -> Comparison:
     """The values of the rows at the positions in `order`, all of which are `present`, in that order.
 
-    `prompt` is compared normalised when it is compared exactly, every other column as it is.
+    `prompt` is compared normalised when it is compared exactly, every other column as it is. Without a `device` cosines
+    are computed on an accelerator where there is one.
 
     Raises:
         ValueError: embeddings have different numbers of dimensions.
@@ -161,12 +186,13 @@ def compare(
     back = None if np.array_equal(positions, order) else np.searchsorted(positions, order)
     parts = _parts(rows, alike, measure, positions)
     if measure == "cosine":
+        device = device or accelerator()
         values: Any = _vectors(parts, len(order), back, journal)
     else:
         values = _joined(list(parts), measure)
         if back is not None:
             values = values.take(back) if isinstance(values, (Sets, Signed)) else values[back]
-    return Comparison(measure, values, alike.limit, device, journal)
+    return Comparison(measure, values, alike.limit, device or "cpu", journal)
 
 
 def _parts(rows: Dataset, alike: Alike, measure: str, positions: np.ndarray) -> Iterator[Any]:
@@ -177,16 +203,6 @@ def _parts(rows: Dataset, alike: Alike, measure: str, positions: np.ndarray) -> 
         if high > low:
             yield _values(table.take(pa.array(positions[low:high] - at)), alike, measure)
         at += len(table)
-
-
-def normalise(texts: pa.Array) -> pa.Array:
-    """Texts as they are compared: NFKC, lower case, every run of other than letters, marks and digits one blank.
-
-    A text of nothing but such characters keeps them, so that two different emoji are not the same prompt.
-    """
-    folded = pc.utf8_lower(pc.utf8_normalize(texts, form="NFKC"))
-    words = pc.utf8_trim_whitespace(pc.replace_substring_regex(folded, r"[^\p{L}\p{M}\p{N}]+", " "))
-    return pc.if_else(pc.equal(words, ""), pc.utf8_trim_whitespace(folded), words)
 
 
 def _values(table: pa.Table, alike: Alike, measure: str) -> Any:

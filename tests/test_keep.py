@@ -54,7 +54,7 @@ def test_the_first_clause_that_is_not_true_is_the_reason() -> None:
         Dataset(pa.table({"nsfw": floats(0, 0, 0.25, 0, 0), "source_scores": scores}))
     )
 
-    step = {"step": "Keep", "partner": None}
+    step = {"step": "Keep", "partner": None, "partner_in": None}
     assert made["dropped"][:] == [
         None,
         {**step, "reason": "source_scores_aesthetic", "value": "4", "threshold": ">= 5"},

@@ -51,7 +51,7 @@ def tune(
 
     Args:
         step: its number among the release's steps, from 1, or its name where no other can be meant.
-        thresholds: similarities, or bits where the step has `within`.
+        thresholds: similarities, or bits where the step has `within`; its own is added where it lies between them.
         run, sources, out, rows: as of `hfds.build`.
 
     Raises:
@@ -61,7 +61,9 @@ def tune(
     number = find_step(release, step)
     chosen = release.steps[number]
     assert isinstance(chosen, MarkDuplicates)
-    parts = [at(chosen.parts[0], threshold) for threshold in sorted(set(thresholds))]
+    now = chosen.parts[0].limit
+    own = {now} if now is not None and min(thresholds) <= now <= max(thresholds) else set()
+    parts = [at(chosen.parts[0], threshold) for threshold in sorted({*thresholds, *own})]
     if problems := [problem for part in parts for problem in part.problems()]:
         raise ConfigError(*problems)
     table = _reached(release, number, run, sources, Path(out), rows)
@@ -76,7 +78,7 @@ def tune(
         kept = int(_kept(chosen, there, copy_of, lined.fixed).sum())
         compared = len(lined.order) - lined.fixed
         counts = {"kept": kept - lined.fixed, "dropped": compared - kept + lined.fixed, "pairs": len(there.later)}
-        found["thresholds"].append({"threshold": part.limit, **counts, "now": part.limit == chosen.parts[0].limit})
+        found["thresholds"].append({"threshold": part.limit, **counts, "now": part.limit == now})
         found["border"] += [{"threshold": part.limit, **pair} for pair in _border(table, lined, there, copy_of)]
     return Tuned(f"{number + 1} {chosen.name} {chosen.parts[0].of}", **found)
 

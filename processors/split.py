@@ -24,6 +24,7 @@ from processors.parameters import wrong_parameters
 TRAIN, VALIDATION = "train", "validation"
 WINS = (VALIDATION, TRAIN)
 NONE = np.iinfo(np.int64).max
+SMALL = 100  # rows of a cluster that is moved as a whole, whatever its share
 REASONS = pa.array([None, "merged", "earlier", "input", "too_large"])
 DECIDED = Features(
     {
@@ -49,8 +50,9 @@ class Split(WholeDataset):
     - Where those are several splits, `wins` decides.
     - Else the hash of its oldest row does, which is the first one in the order of the inputs: neither the number of
       rows nor what comes behind it matters.
-    - A cluster that alone has a larger share of all rows than `validation` goes to train, as loose thresholds chain
-      half a dataset together.
+    - A cluster of more than 100 rows that alone has a larger share of all than `validation` does not move as a whole,
+      as loose thresholds chain half a dataset together: of it only rows that have a split, and those that are
+      themselves like one of these, go there, and all others go to train.
 
     All but the fourth is a decision in the ledger, with the row that it hangs on: "earlier", "input", "too_large", and
     "merged" where a new row joined clusters that an earlier release had in several splits.
@@ -141,11 +143,17 @@ class Split(WholeDataset):
         splits, given = _given(earlier, rows, alive)
         chance = _uniform(_own_hashes(table, parts)[label], self.seed) < self.validation  # that of the oldest row
         sizes = np.bincount(label[held:][alive[held:]], minlength=len(table))[label]
-        too_large = chance & (sizes > max(1, self.validation * alive[held:].sum()))
+        large = sizes > max(SMALL, self.validation * alive[held:].sum())
         ranking = range(len(splits)) if self.wins == VALIDATION else [*range(1, len(splits)), 0]
         forced, decider, merged = _forced(label, given, ranking, held)
-        place = np.where(forced >= 0, forced, np.where(chance & ~too_large, splits.index(VALIDATION), 0))
+        if (apart := np.flatnonzero(alive & large & (forced >= 0))).size:
+            for whole, direct in zip(
+                (forced, decider, merged), self._direct(table, parts, given, apart, ranking, held), strict=True
+            ):
+                whole[apart] = direct[apart]
         there = forced >= 0
+        place = np.where(there, forced, np.where(chance & ~large, splits.index(VALIDATION), 0))
+        too_large = alive & large & ~there & (chance | np.isin(np.arange(len(table)), apart))
         reason = np.select([merged, there & (decider < held), there, too_large], [1, 2, 3, 4], 0)  # of REASONS
         itself = groups[0][np.where(there, decider, 0)] == groups[0]
         told = _Told(table, earlier, decider, itself)
@@ -157,6 +165,33 @@ class Split(WholeDataset):
             decided = record.struct(STRUCT, len(at), fields, pa.array(alive[at] & (reason[at] > 0)))
             return pa.table({"split": split, "decided": decided})
 
+        return made
+
+    def _direct(
+        self, table: Dataset, parts: list[Alike], given: np.ndarray, rows: np.ndarray, ranking: Iterable[int], held: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `_forced` says, of `rows` that have a split or are themselves like one that has, not through others."""
+        forced, decider = np.full(len(table), -1), np.full(len(table), NONE)
+        found = np.zeros(len(table), np.int64)
+        for split in ranking:
+            like = np.where(given == split, np.arange(len(table)), NONE)
+            like = self._spread(table, [Alike("id")], rows, like)  # who has the id of a row has its split
+            like = self._spread(table, parts, rows, like)
+            mine = rows[like[rows] != NONE]
+            forced[mine], decider[mine] = split, like[mine]
+            found[mine] += like[mine] < held
+        return forced, decider, found > 1
+
+    def _spread(self, table: Dataset, parts: list[Alike], rows: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """`like`, the row that each row has its split from, with those of `rows` that are like one that has any."""
+        made = like.copy()
+        known, asked = rows[like[rows] != NONE], rows[like[rows] == NONE]
+        for part in parts:
+            there = present(table, part)
+            order = np.concatenate([known[there[known]], asked[there[asked]]])
+            partner = compare(table, part, order, self.device).keep_first(int(there[known].sum()), False).partner
+            alike = np.flatnonzero(partner >= 0)
+            made[order[alike]] = np.minimum(made[order[alike]], like[order[partner[alike]]])
         return made
 
     def _group(self, table: Dataset, part: Alike, journal: Path | None) -> np.ndarray:

@@ -114,14 +114,32 @@ def test_clusters_reach_through_prompts_and_pictures() -> None:
 
 
 def test_a_cluster_with_a_larger_share_than_validation_goes_to_train() -> None:
-    chained = rows(prompt=["a"] * 6 + [f"other {n}" for n in range(4)])
-    for seed in range(20):
-        made = Split(0.5, seed=seed)(chained)
-        assert set(made["split"][:6]) == {"train"}
-        assert {d and d["decision"] for d in made["decided"][:6]} <= {None, "too_large"}
-    decisions = [Split(0.5, seed=seed)(chained)["decided"][0] for seed in range(20)]
+    chained = rows(prompt=["a"] * 120 + [f"other {n}" for n in range(80)])
+    made = [Split(0.5, seed=seed)(chained) for seed in range(10)]
+    assert {split for one in made for split in one["split"][:120]} == {"train"}
+    assert {one["split"][150] for one in made} == {"train", "validation"}
+    decisions = [one["decided"][0] for one in made]
     assert {"decision": "too_large", "partner": None, "partner_in": None} in decisions
     assert None in decisions, "where chance has put it into train anyway"
+    few = rows(prompt=["a"] * 90 + [f"other {n}" for n in range(10)])
+    assert {Split(0.5, seed=seed)(few)["split"][0] for seed in range(10)} == {"train", "validation"}
+
+
+@pytest.mark.parametrize("wins, held_back", [("validation", [19, 20, 21, 89, 90, 91]), ("train", [19, 20, 89, 90, 91])])
+def test_of_a_large_cluster_only_what_is_itself_like_an_earlier_row_goes_along(wins: str, held_back: list[int]) -> None:
+    texts = [" ".join(f"word{n + m}" for m in range(12)) for n in range(150)]  # each like its neighbours: 9 of 11
+    there = earlier(
+        ("old/1", "toys/v1", "validation", texts[20]),
+        ("old/2", "toys/v1", "train", texts[22]),
+        ("toy/90", "toys/v1", "validation", "rewritten since"),
+    )
+    made = Split(0.1, of=(Alike("prompt", above=0.8),), earlier=(V1,), wins=wins)(rows(prompt=texts), earlier=there)
+    split = made["split"][:]
+    assert [n for n in range(150) if split[n] == "validation"] == held_back
+    assert made["decided"][20] == {"decision": "earlier", "partner": "old/1", "partner_in": "toys/v1:validation"}
+    assert made["decided"][21]["decision"] == "merged"
+    assert made["decided"][50]["decision"] == "too_large"
+    assert made["decided"][89]["partner"] == "toy/90"
 
 
 def test_the_oldest_row_decides() -> None:

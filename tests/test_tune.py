@@ -46,9 +46,9 @@ def test_as_many_rows_as_a_build_keeps(tmp_path: Path, keep: str) -> None:
 def test_the_pairs_at_the_border_are_the_least_alike(tmp_path: Path) -> None:
     sources, run = toy.write(tmp_path / "sources", a=LINES), Run.here(tmp_path / "work")
     tuned = tune(V1, "MarkDuplicates", [0.7, 0.9], run, sources=sources)
-    assert [pair["threshold"] for pair in tuned.border] == [0.7] * 3 + [0.9] * 3
+    assert [pair["threshold"] for pair in tuned.border] == [0.7] * 3 + [0.8] * 3 + [0.9] * 3, "its own, too"
     assert all(pair["similarity"] >= pair["threshold"] for pair in tuned.border)
-    assert tuned.border[0]["similarity"] < 0.8 < tuned.border[3]["similarity"]
+    assert tuned.border[0]["similarity"] < 0.8 < tuned.border[6]["similarity"]
     assert tuned.border[0]["row_prompt"].startswith(WORDS)
     assert tuned.border[0]["partner"].startswith("toy/")
 

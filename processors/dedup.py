@@ -14,18 +14,18 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 
 from hfds import record
-from hfds.errors import ConfigError, nearest
-from hfds.processor import Made, WholeDataset, label, marked
+from hfds.errors import ConfigError
+from hfds.processor import Made, WholeDataset, marked
 from hfds.release import Release
-from processors.duplicates import Verdicts, exact, text_dedup
+from processors.duplicates import Verdicts, text_dedup
 from processors.duplicates.alike import Alike
-from processors.duplicates.columns import codes, narrow, places, stacked, take
+from processors.duplicates.columns import places, stacked, take
 from processors.duplicates.comparison import Joined, compare, present
 from processors.duplicates.joint import MATCHES
+from processors.duplicates.references import Reference, among_earlier, among_rows, is_reference, named, same_ids
 from processors.parameters import wrong_parameters
 
 KEEP = ("first", "best", "cluster", "none")
-USUAL = ("train", "validation", "test")  # splits that may have no rows in a small try
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class MarkDuplicates(WholeDataset):
     within: int | None = None
     keep: str = "first"
     best: tuple[str, ...] = ()
-    against: tuple[Release | tuple[Release, str] | str, ...] = ()
+    against: tuple[Reference, ...] = ()
     match: str = "either"
     words: int = 3
     device: str | None = None
@@ -90,7 +90,7 @@ class MarkDuplicates(WholeDataset):
         """All but the device, on which no decision depends, with earlier releases by their names."""
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "device"}
         found["text_dedup"] = self.text_dedup is not None  # wherever it lies
-        found["against"] = [_named(one) for one in self.against]
+        found["against"] = [named(one) for one in self.against]
         if isinstance(self.of, tuple):
             found["of"] = [vars(part) for part in self.of]
         return found
@@ -99,7 +99,7 @@ class MarkDuplicates(WholeDataset):
         """What cannot be."""
         if isinstance(self.of, tuple) and not (self.of and all(isinstance(part, Alike) for part in self.of)):
             return [f"{self.name}: of must be the name of a column or a tuple of Alike(...), got {self.of!r}"]
-        if not isinstance(self.against, tuple) or not all(_is_reference(one) for one in self.against):
+        if not isinstance(self.against, tuple) or not all(is_reference(one) for one in self.against):
             return [
                 f"{self.name}: against must be a tuple of releases, (release, split), 'split:<name>' and "
                 f"'input:<label>', got {self.against!r}"
@@ -156,37 +156,15 @@ class MarkDuplicates(WholeDataset):
         """What is compared, in the order of its priority."""
         table = stacked(earlier, rows, ("id", *self.compares))
         held = len(table) - len(rows)
-        fixed = np.concatenate([np.ones(held, bool), self._stays(rows)])
+        fixed = np.concatenate([np.ones(held, bool), among_rows(rows, self.against)])
         masks = [present(table, part) for part in self.parts]
         there = np.logical_and.reduce(masks) if self.match == "both" else np.logical_or.reduce(masks)
         if earlier is not None and held:
-            there[:held] &= self._asked(earlier)
-            there[held:] &= ~_same(table, held, there[:held])
+            there[:held] &= among_earlier(earlier, self.against)
+            there[held:] &= ~same_ids(table, held, there[:held])
         positions = np.flatnonzero(there)
         order = positions[np.lexsort((*self._priority(rows, positions), ~fixed[positions]))]
         return LinedUp(table, order, [mask[order] for mask in masks], int(fixed[order].sum()))
-
-    def _asked(self, earlier: Dataset) -> np.ndarray:
-        """Which of the rows of earlier releases are in `against`: (earlier,) bool."""
-        wanted = {_named(one) for one in self.against}
-        releases, release = codes(earlier, "release")
-        splits, split = codes(earlier, "split")
-        asked = np.zeros(len(earlier), bool)
-        for number, name in enumerate(releases):
-            chosen = [place for place, other in enumerate(splits) if {name, f"{name}:{other}"} & wanted]
-            asked |= (release == number) & np.isin(split, chosen)
-        return asked
-
-    def _stays(self, rows: Dataset) -> np.ndarray:
-        """Which rows are those of a split or an input in `against`: (rows,) bool."""
-        stays = np.zeros(len(rows), bool)
-        for column, _, name in (one.partition(":") for one in self.against if isinstance(one, str)):
-            names, which = codes(rows, column)
-            if name in names:
-                stays |= which == names.index(name)
-            elif column == "input" or name not in USUAL:
-                raise ConfigError(f"{self.name}: no row is of the {column} {name!r}: {nearest(name, names)}")
-        return stays
 
     def _priority(self, rows: Dataset, positions: np.ndarray) -> list[np.ndarray]:
         """Sort keys, the last one first: positions, then the columns in `best`, which there are not with `against`."""
@@ -253,31 +231,6 @@ class LinedUp(NamedTuple):
     order: np.ndarray
     masks: list[np.ndarray]
     fixed: int
-
-
-def _is_reference(one: Any) -> bool:
-    if isinstance(one, str):
-        kind, _, name = one.partition(":")
-        return kind in ("split", "input") and bool(name)
-    if isinstance(one, tuple):
-        return [type(part) for part in one] == [Release, str] and bool(one[1])
-    return isinstance(one, Release)
-
-
-def _named(one: Any) -> str:
-    """What is compared with, as the lock names it: "image-to-prompt/v2", "image-to-prompt/v2:validation"."""
-    if isinstance(one, tuple):
-        return f"{label(one[0])}:{one[1]}"
-    return one if isinstance(one, str) else label(one)
-
-
-def _same(table: Dataset, held: int, asked: np.ndarray) -> np.ndarray:
-    """Which rows from `held` on have the id of one before it that is `asked`: (rows - held,) bool."""
-    keys = np.concatenate([record.hash_texts(part["id"]) for part in narrow(table, ["id"])])
-    keys = np.concatenate([keys[:held][asked], keys[held:]])
-    count = int(asked.sum())
-    same: np.ndarray = exact.components(keys)[count:] < count
-    return same
 
 
 def _text(similarity: np.ndarray) -> pa.Array:

@@ -17,13 +17,13 @@ from hfds.errors import ConfigError
 from hfds.processor import Made, WholeDataset, label
 from hfds.release import Release
 from processors.duplicates.alike import Alike
+from processors.duplicates.clusters import NONE, clusters, forced_by, uniform
 from processors.duplicates.columns import codes, places, stacked, take
 from processors.duplicates.comparison import compare, present
 from processors.parameters import wrong_parameters
 
 TRAIN, VALIDATION = "train", "validation"
 WINS = (VALIDATION, TRAIN)
-NONE = np.iinfo(np.int64).max
 SMALL = 100  # rows of a cluster that is moved as a whole, whatever its share
 REASONS = pa.array([None, "merged", "earlier", "input", "too_large"])
 DECIDED = Features(
@@ -141,11 +141,11 @@ class Split(WholeDataset):
         label = clusters(groups, len(table))
         alive = present(table, Alike("id"))
         splits, given = _given(earlier, rows, alive)
-        chance = _uniform(_own_hashes(table, parts)[label], self.seed) < self.validation  # that of the oldest row
+        chance = uniform(_own_hashes(table, parts)[label], self.seed) < self.validation  # that of the oldest row
         sizes = np.bincount(label[held:][alive[held:]], minlength=len(table))[label]
         large = sizes > max(SMALL, self.validation * alive[held:].sum())
         ranking = range(len(splits)) if self.wins == VALIDATION else [*range(1, len(splits)), 0]
-        forced, decider, merged = _forced(label, given, ranking, held)
+        forced, decider, merged = forced_by(label, given, ranking, held)
         if (apart := np.flatnonzero(alive & large & (forced >= 0))).size:
             for whole, direct in zip(
                 (forced, decider, merged), self._direct(table, parts, given, apart, ranking, held), strict=True
@@ -170,7 +170,7 @@ class Split(WholeDataset):
     def _direct(
         self, table: Dataset, parts: list[Alike], given: np.ndarray, rows: np.ndarray, ranking: Iterable[int], held: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What `_forced` says, of `rows` that have a split or are themselves like one that has, not through others."""
+        """What `forced_by` says, of `rows` that have a split or are themselves like one that has it."""
         forced, decider = np.full(len(table), -1), np.full(len(table), NONE)
         found = np.zeros(len(table), np.int64)
         for split in ranking:
@@ -202,25 +202,6 @@ class Split(WholeDataset):
         return first
 
 
-def clusters(groups: list[np.ndarray], rows: int) -> np.ndarray:
-    """Connected components: each array in `groups` names for every row the first row it belongs with, or NONE.
-
-    The result has shape (rows,), dtype int64: the smallest position in the row's component.
-    """
-    label = np.arange(rows)
-    while True:
-        before = label
-        for first in groups:
-            linked = np.flatnonzero(first != NONE)
-            least = np.arange(rows)
-            np.minimum.at(least, first[linked], label[linked])
-            label = label.copy()
-            label[linked] = np.minimum(label[linked], least[first[linked]])
-        label = label[label]
-        if np.array_equal(label, before):
-            return label
-
-
 def _given(earlier: Dataset | None, rows: Dataset, alive: np.ndarray) -> tuple[list[str], np.ndarray]:
     """All splits, "train" first, and for every row the one that it has already, -1 for none: (rows,) int64."""
     none: tuple[list[str], np.ndarray] = [], np.full(len(rows), -1, np.int16)
@@ -241,25 +222,6 @@ def _own_hashes(table: Dataset, parts: list[Alike]) -> np.ndarray:
     return hashes
 
 
-def _forced(
-    label: np.ndarray, given: np.ndarray, ranking: Iterable[int], held: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every row what its cluster was given: the split, the first row that has it, whether earlier ones differ.
-
-    Of several splits the last in `ranking` counts. Shape (rows,) each: int64, -1 for none; int64, NONE; bool.
-    """
-    forced, decider = np.full(len(label), -1), np.full(len(label), NONE)
-    for split in ranking:
-        forced[label[given == split]] = split
-    having = np.flatnonzero((given >= 0) & (given == forced[label]))
-    np.minimum.at(decider, label[having], having)
-    known = np.flatnonzero(given[:held] >= 0)
-    low, high = np.full(len(label), NONE), np.full(len(label), -1)
-    np.minimum.at(low, label[known], given[known])
-    np.maximum.at(high, label[known], given[known])
-    return forced[label], decider[label], (low < high)[label]
-
-
 class _Told:
     """The rows that decisions hang on, as what the ledger says of them."""
 
@@ -276,12 +238,3 @@ class _Told:
             "partner": self._ids.take(pa.array(place, mask=~decided | self._itself[at])),
             "partner_in": self._places.take(pa.array(place, mask=~decided)),
         }
-
-
-def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
-    """A number in 0..1 from each 64-bit key (the finaliser of SplitMix64)."""
-    mixed = keys + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)).astype(np.float64) / 2**53

@@ -16,8 +16,9 @@ from hfds.errors import ConfigError
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
 from processors.duplicates.alike import Alike
+from processors.duplicates.clusters import clusters
 from processors.duplicates.normal import normalise
-from processors.split import Split, clusters
+from processors.split import Split
 
 
 def rows(**columns: list[str | None]) -> Dataset:

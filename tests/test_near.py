@@ -208,6 +208,8 @@ def test_rows_of_earlier_releases() -> None:
     for split, expected in (("validation", "old/1"), ("train", None)):
         held_back = MarkDuplicates(above=0.8, against=((V1, split),))
         assert partners(held_back(given, earlier=there)) == [None, expected, None, None, expected]
+    with pytest.raises(ConfigError, match="no row of toys/v1 is of the split 'vaildation': did you mean 'validation'"):
+        MarkDuplicates(against=((V1, "vaildation"),))(given, earlier=there)
     with pytest.raises(ConfigError, match="MarkDuplicates needs the rows of toys/v1"):
         step(given)
 

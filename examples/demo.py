@@ -7,7 +7,6 @@ With `--meaning` and the extra `models` it builds the same release again by what
 import argparse
 import textwrap
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from datasets import load_dataset
@@ -16,7 +15,7 @@ import hfds
 from hfds.card import funnel_rows
 from hfds.catalogue import find_release
 from hfds.release import Built, Release
-from processors.embed import PACKAGE, EmbedPrompt, minilm
+from processors.embed import EmbedPrompt, sentence_model
 
 ROOT = Path(__file__).resolve().parent
 PAIRS = 4  # that are shown of a step
@@ -42,10 +41,8 @@ def main() -> None:
 
 def offline(release: Release) -> Release:
     """The release with the encoder's weights from a package, where that is installed, instead of the Hub."""
-    if not find_spec(PACKAGE.replace("-", "_")):
-        return release
-    steps = [replace(step, model=minilm()) if isinstance(step, EmbedPrompt) else step for step in release.steps]
-    return release.but(release.name, steps=tuple(steps))
+    here = [replace(step, model=sentence_model()) if isinstance(step, EmbedPrompt) else step for step in release.steps]
+    return release.but(release.name, steps=tuple(here))
 
 
 def print_fates(built: Built) -> None:

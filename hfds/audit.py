@@ -15,11 +15,12 @@ from hfds.earlier import lock_of, rows_of
 from hfds.errors import ConfigError, MissingExtra, SourceMissing, nearest
 from hfds.lock import release_names
 from hfds.processor import Step
+from hfds.record import printable
 from hfds.run import Run
 from processors.duplicates.alike import Alike
 from processors.duplicates.columns import codes, take
 from processors.duplicates.comparison import compare, present
-from processors.embed import EmbedPrompt
+from processors.embed import EmbedPrompt, sentence_model
 from processors.hash_image import HashImage
 
 CHECKS: dict[str, Alike] = {
@@ -30,6 +31,7 @@ CHECKS: dict[str, Alike] = {
     "meaning": Alike("prompt_embedding", above=0.85),
 }
 WORST = 20  # pairs of each check in a report
+_SHOWN = ("prompt",)  # of the worst pairs, where there is one
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Audit:
             ("Checks", self.checked), ("Not checked", self.skipped), ("Leaks", self.leaks), ("Worst pairs", self.pairs)
         ):  # fmt: skip
             lines = [[*rows[0]], ["---"] * len(rows[0])] if rows else []
-            lines += [[escape(str(cell)) for cell in row.values()] for row in rows]
+            lines += [[escape(printable(str(cell))) for cell in row.values()] for row in rows]
             parts += [f"## {title}", "\n".join(f"| {' | '.join(line)} |" for line in lines) or "None."]
         return "\n\n".join(parts)
 
@@ -76,32 +78,47 @@ def find_leaks(
     """Compares the rows of every split of a release with those of all other splits, its own and those of `against`.
 
     Args:
-        out: the folder that both were built in.
+        out: the folder that they were built in.
         against: releases of the same dataset; all others that are there when None.
-        checks: what to compare, by name; `CHECKS` when None, of which those that cannot be made are skipped.
+        checks: what to compare, by name; `CHECKS` when None, of which those that cannot be made are skipped. With a
+            release that lacks what is compared, the others are compared without it: both is `skipped`.
         annotators: make the columns that a release does not hold, such as the steps of the release itself.
 
     Raises:
-        ConfigError: a release is not there; a check that was asked for cannot be made.
+        ConfigError: a release is not there; a check that was asked for cannot be made; no check can be made.
     """
-    home = Path(out) / dataset
-    lock_of(Path(out), dataset, name)
-    others = [one for one in release_names(home) if one != name] if against is None else list(against)
+    out = Path(out)
+    lock_of(out, dataset, name)
+    others = [one for one in release_names(out / dataset) if one != name] if against is None else list(against)
+    others = [one for one in dict.fromkeys(others) if one != name]
     for one in others:
-        lock_of(Path(out), dataset, one)
-    found = Audit(f"{dataset}/{name}", [f"{dataset}/{one}" for one in others if one != name], [], [], [], [])
-    makers = (HashImage(), EmbedPrompt(), *annotators)  # the last that makes a column does so
+        lock_of(out, dataset, one)
+    found = Audit(f"{dataset}/{name}", [f"{dataset}/{one}" for one in others], [], [], [], [])
+    makers = (HashImage(), EmbedPrompt(sentence_model()), *annotators)  # the last that makes a column does so
     for check, alike in (CHECKS if checks is None else checks).items():
-        columns = tuple(dict.fromkeys((*alike.columns, "prompt")))
-        try:
-            tables = [rows_of(Path(out), dataset, one, columns, run, makers) for one in dict.fromkeys((name, *others))]
-            _check(found, check, alike, concatenate_datasets(tables), len(tables[0]), run)
-        except (ConfigError, MissingExtra, SourceMissing) as error:  # no such column, package or checkpoint
-            if checks is not None:
-                raise
-            found.skipped.append({"check": check, "because": str(error)})
-        except ValueError as error:  # of a vector that is none
-            raise ConfigError(f"check {check!r}: {error}") from None
+        tables: list[Dataset] = []
+        for one in (name, *others):
+            try:
+                rows = rows_of(out, dataset, one, (*alike.columns, *_SHOWN), run, makers, _SHOWN)
+                if tables and rows.features != tables[0].features:
+                    raise ConfigError(f"its column {alike.of!r} is {rows.features[alike.of]}")
+                tables.append(rows)
+            except (ConfigError, MissingExtra, SourceMissing) as error:  # no such column, package or checkpoint
+                if one == name and checks is not None:
+                    raise
+                found.skipped.append({"check": check, "release": f"{dataset}/{one}", "because": str(error)})
+                if one == name:
+                    break
+        if tables:
+            try:
+                _check(found, check, alike, concatenate_datasets(tables), len(tables[0]), run)
+            except MissingExtra as error:
+                if checks is not None:
+                    raise
+                found.skipped.append({"check": check, "release": found.release, "because": str(error)})
+    if not found.checked:
+        reasons = "; ".join(f"{one['check']}: {one['because']}" for one in found.skipped)
+        raise ConfigError(f"nothing of {found.release} could be checked: {reasons}")
     return found
 
 

@@ -1,5 +1,7 @@
 """Earlier: the rows of releases that were built before, with the columns that a later one compares them by."""
 
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,23 @@ from datasets.table import MemoryMappedTable
 
 from hfds.errors import BadFile, ConfigError, SourceMissing, nearest
 from hfds.lock import read_lock, release_names
-from hfds.processor import Annotator, Step, WholeDataset, label, whole
+from hfds.processor import Annotator, Step, WholeDataset, beside, label, whole
+from hfds.record import FEATURES
 from hfds.run import Run
 
 BATCH = 10_000
+_log = logging.getLogger(__name__)
 
 
-def earlier_rows(step: Step, before: Sequence[Step], out: Path, run: Run) -> Dataset | None:
+def earlier_rows(step: Step, before: Sequence[Step], out: Path, run: Run, more: Sequence[str] = ()) -> Dataset | None:
     """The rows of all earlier releases that `step` looks at: `id`, `release`, `split`, and what it compares.
 
-    What the releases themselves do not hold is made by the annotators among the steps `before` it: what their models
-    said of these rows is found in the store.
+    What the releases themselves do not hold is made by the annotators among the steps `before` it, and so is what they
+    hold as another annotator made it, or another model: what models said of these rows is found in the store.
 
     Args:
         out: the folder that datasets were built in.
+        more: further columns of texts; null in releases that do not have them.
 
     Raises:
         ConfigError: a release was not built there, or one of the columns cannot be made of it.
@@ -34,21 +39,42 @@ def earlier_rows(step: Step, before: Sequence[Step], out: Path, run: Run) -> Dat
     """
     if not isinstance(step, WholeDataset) or not step.releases:
         return None
-    return concatenate_datasets(
-        [rows_of(out, one.dataset, one.name, step.compares, run, before) for one in step.releases]
-    )
+    optional = (*step.optional, *more)
+    columns = tuple(dict.fromkeys((*step.compares, *more)))
+    parts = [rows_of(out, one.dataset, one.name, columns, run, before, optional) for one in step.releases]
+    return concatenate_datasets(parts)
 
 
 def rows_of(
-    out: Path, dataset: str, name: str, columns: Sequence[str], run: Run, annotators: Sequence[Step] = ()
+    out: Path,
+    dataset: str,
+    name: str,
+    columns: Sequence[str],
+    run: Run,
+    annotators: Sequence[Step] = (),
+    optional: Sequence[str] = (),
 ) -> Dataset:
-    """The rows of one release built below `out`: `id`, `release`, `split`, and `columns`; see `earlier_rows`."""
-    lock = lock_of(out, dataset, name)
+    """The rows of one release built below `out`: `id`, `release`, `split`, and `columns`; see `earlier_rows`.
+
+    Texts that are `optional` may be missing and are null then, unless all that is wanted is missing.
+    """
+    lock, columns = lock_of(out, dataset, name), list(dict.fromkeys(columns))
     there = Features.from_dict(lock["columns"])
-    makers, read = _makers(f"{dataset}/{name}", columns, there, annotators)
+    for column in [column for column in columns if column in there and column not in FEATURES]:
+        maker = next((step for step in reversed(annotators) if column in step.adds), None)
+        if maker is not None and json.loads(json.dumps(maker.entry(), default=str)) not in lock["steps"]:
+            del there[column]
+    makeable = {column for step in annotators for column in step.adds}
+    missing = [column for column in optional if column not in there and column not in makeable]
+    if len(missing) == len(columns):
+        missing = []  # an error, below
+    makers, read = _makers(f"{dataset}/{name}", [name for name in columns if name not in missing], there, annotators)
     rows = _read(out / dataset, lock, Features({column: there[column] for column in read}), run)
     for step in makers:
         rows = step(rows, run)
+    if missing:
+        _log.warning("%s/%s has no column %s: its rows are compared without", dataset, name, ", ".join(missing))
+        rows = beside(rows, Dataset(pa.table({column: pa.nulls(len(rows), pa.string()) for column in missing})))
     return rows.select_columns(["id", "release", "split", *columns])
 
 

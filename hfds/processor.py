@@ -199,6 +199,11 @@ class WholeDataset(Step):
         """The columns of those rows that it needs."""
         return ()
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Those of them, of texts, that an earlier release may lack; not all of them at once."""
+        return ()
+
     def __call__(self, rows: Dataset, run: Run | None = None, earlier: Dataset | None = None) -> Dataset:
         """As of every step; `earlier` has the rows of `releases`, which `hfds.build` finds.
 

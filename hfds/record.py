@@ -301,7 +301,9 @@ def _canonical(array: pa.Array) -> pa.Array:
 
 def printable(text: str) -> str:
     """`text` with control characters and lone surrogates escaped: what hostile data says may end on a terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape", "backslashreplace").decode("ascii")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def text_or_none(value: object) -> str | None:

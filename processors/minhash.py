@@ -19,13 +19,14 @@ from processors.duplicates.shingles import shingles
 
 @dataclass(frozen=True)
 class MinHashPrompt(ModelAnnotator):
-    """`prompt_minhash`: the MinHash signature of a prompt's runs of words, `permutations` numbers of uint32.
+    """`prompt_minhash`: the MinHash signature of a prompt's runs of words, `permutations` numbers of uint32. Of runs of
+    other than three words the column has their number behind its name, `prompt_minhash5`.
 
     Null for a prompt without words, such as "!?", which has nothing to be compared by.
 
     Args:
         permutations: numbers in a signature; more find more of the pairs.
-        words: in a run, the same as of the `MarkDuplicates` that reads the signatures.
+        words: in a run.
         seed: of the permutations. Signatures of different seeds have nothing in common.
     """
 
@@ -41,7 +42,11 @@ class MinHashPrompt(ModelAnnotator):
 
     @property
     def adds(self) -> Features:
-        return Features({"prompt_minhash": List(Value("uint32"), length=self.permutations)})
+        return Features({self._column: List(Value("uint32"), length=self.permutations)})
+
+    @property
+    def _column(self) -> str:
+        return "prompt_minhash" + (str(self.words) if self.words != 3 else "")
 
     def problems(self) -> list[str]:
         found = []
@@ -64,6 +69,6 @@ class MinHashPrompt(ModelAnnotator):
         numbers = np.zeros((len(items), self.permutations), np.uint32)
         numbers[there] = [item for item in items if item is not None] or numbers[:0]
         column = pa.FixedSizeListArray.from_arrays(
-            pa.array(numbers.ravel()), type=schema.field("prompt_minhash").type, mask=pa.array(~there)
+            pa.array(numbers.ravel()), type=schema.field(self._column).type, mask=pa.array(~there)
         )
-        return pa.table({"prompt_minhash": column}, schema)
+        return pa.table({self._column: column}, schema)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from hfds import record
@@ -25,7 +26,7 @@ from processors.parameters import wrong_parameters
 TRAIN, VALIDATION = "train", "validation"
 WINS = (VALIDATION, TRAIN)
 SMALL = 100  # rows of a cluster that is moved as a whole, whatever its share
-REASONS = pa.array([None, "merged", "earlier", "input", "too_large"])
+REASONS = pa.array([None, "merged", "disagreed", "earlier", "input", "too_large"])
 DECIDED = Features(
     {
         "decided": {  # null where chance decided
@@ -54,8 +55,9 @@ class Split(WholeDataset):
       as loose thresholds chain half a dataset together: of it only rows that have a split, and those that are
       themselves like one of these, go there, and all others go to train.
 
-    All but the fourth is a decision in the ledger, with the row that it hangs on: "earlier", "input", "too_large", and
-    "merged" where a new row joined clusters that an earlier release had in several splits.
+    All but the fourth is a decision in the ledger, with the row that it hangs on: "earlier", "input", "too_large";
+    "merged by <id>" where rows that earlier releases had in several splits are one cluster now, with the first new row
+    of it; "disagreed" where several releases have the same row in several splits.
 
     Args:
         validation: the share of clusters that go into validation, 0..1.
@@ -88,6 +90,11 @@ class Split(WholeDataset):
     def compares(self) -> tuple[str, ...]:
         """What makes clusters."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.columns))
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """What is compared for being equal: a release of texts has no hashes of pictures."""
+        return tuple(name for part in self.parts if part.limit is None for name in part.columns)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -134,34 +141,36 @@ class Split(WholeDataset):
         parts = [part for part in self.parts if all(name in rows.column_names for name in part.columns)]
         table = stacked(earlier, rows, ("id", *(name for part in parts for name in part.columns)))
         held = len(table) - len(rows)
-        try:
-            groups = [self._group(table, part, journal) for part in (Alike("id"), *parts)]
-        except ValueError as error:  # of a vector that is none
-            raise ConfigError(f"{self.name}: {error}") from None
+        groups = [self._group(table, part, journal, number) for number, part in enumerate((Alike("id"), *parts))]
         label = clusters(groups, len(table))
         alive = present(table, Alike("id"))
         splits, given = _given(earlier, rows, alive)
         chance = uniform(_own_hashes(table, parts)[label], self.seed) < self.validation  # that of the oldest row
         sizes = np.bincount(label[held:][alive[held:]], minlength=len(table))[label]
         large = sizes > max(SMALL, self.validation * alive[held:].sum())
-        ranking = range(len(splits)) if self.wins == VALIDATION else [*range(1, len(splits)), 0]
-        forced, decider, merged = forced_by(label, given, ranking, held)
+        ranking = sorted(range(len(splits)), key=lambda n: (splits[n] == self.wins, n > 0, splits[n]))
+        forced, decider, differ = forced_by(label, given, ranking, held)
+        ids = np.where(groups[0] != NONE, groups[0], np.arange(len(table)))
+        by_id, _, unsure = forced_by(ids, given, ranking, held)
+        merged = forced_by(label, np.where(given >= 0, by_id, -1), ranking, held)[2]  # of rows, not of releases
         if (apart := np.flatnonzero(alive & large & (forced >= 0))).size:
-            for whole, direct in zip(
-                (forced, decider, merged), self._direct(table, parts, given, apart, ranking, held), strict=True
-            ):
-                whole[apart] = direct[apart]
+            direct = self._direct(table, parts, given, apart, ranking, held)
+            forced[apart], decider[apart], differ[apart] = (found[apart] for found in direct)
+            merged[apart] = differ[apart] & ~unsure[apart]
         there = forced >= 0
         place = np.where(there, forced, np.where(chance & ~large, splits.index(VALIDATION), 0))
         too_large = alive & large & ~there & (chance | np.isin(np.arange(len(table)), apart))
-        reason = np.select([merged, there & (decider < held), there, too_large], [1, 2, 3, 4], 0)  # of REASONS
-        itself = groups[0][np.where(there, decider, 0)] == groups[0]
-        told = _Told(table, earlier, decider, itself)
+        reason = np.select([merged, differ, there & (decider < held), there, too_large], [1, 2, 3, 4, 5], 0)
+        new = np.where(alive & (ids >= held), np.arange(len(table)), NONE)  # rows that no earlier release holds
+        first_new = np.full(len(table), NONE)
+        np.minimum.at(first_new, label, new)
+        joiner = np.where(merged, first_new[label], NONE)
+        told = _Told(table, earlier, decider, ids[np.where(there, decider, 0)] == ids, joiner)
 
         def made(batch: pa.Table, positions: np.ndarray) -> pa.Table:
             at = positions + held
             split = pa.array(splits).take(pa.array(place[at], mask=~alive[at]))
-            fields = {"decision": REASONS.take(pa.array(reason[at])), **told.fields(at)}
+            fields = {"decision": told.why(REASONS.take(pa.array(reason[at])), at), **told.fields(at)}
             decided = record.struct(STRUCT, len(at), fields, pa.array(alive[at] & (reason[at] > 0)))
             return pa.table({"split": split, "decided": decided})
 
@@ -194,9 +203,10 @@ class Split(WholeDataset):
             made[order[alike]] = np.minimum(made[order[alike]], like[order[partner[alike]]])
         return made
 
-    def _group(self, table: Dataset, part: Alike, journal: Path | None) -> np.ndarray:
+    def _group(self, table: Dataset, part: Alike, journal: Path | None, number: int) -> np.ndarray:
         """For every row the first one that it is alike with, also through others; NONE for rows without a value."""
         positions = np.flatnonzero(present(table, part))
+        journal = journal and journal.with_name(f"{journal.name}{number}")  # one for each part
         first = np.full(len(table), NONE)
         first[positions] = positions[compare(table, part, positions, self.device, journal).components()]
         return first
@@ -225,16 +235,28 @@ def _own_hashes(table: Dataset, parts: list[Alike]) -> np.ndarray:
 class _Told:
     """The rows that decisions hang on, as what the ledger says of them."""
 
-    def __init__(self, table: Dataset, earlier: Dataset | None, decider: np.ndarray, itself: np.ndarray):
-        self._wanted = np.unique(decider[decider != NONE])
+    def __init__(
+        self, table: Dataset, earlier: Dataset | None, decider: np.ndarray, itself: np.ndarray, joiner: np.ndarray
+    ):
+        both = np.concatenate([decider, joiner])
+        self._wanted = np.unique(both[both != NONE])
         self._ids, self._places = take(table, "id", self._wanted), places(earlier, self._wanted)
-        self._decider, self._itself = decider, itself
+        self._decider, self._itself, self._joiner = decider, itself, joiner
 
     def fields(self, at: np.ndarray) -> dict[str, pa.Array]:
         """For the rows at these positions; a row that decides for itself has no partner."""
-        decided = self._decider[at] != NONE
-        place = np.searchsorted(self._wanted, np.where(decided, self._decider[at], 0))
+        place, decided = self._place(self._decider[at])
         return {
             "partner": self._ids.take(pa.array(place, mask=~decided | self._itself[at])),
             "partner_in": self._places.take(pa.array(place, mask=~decided)),
         }
+
+    def why(self, reasons: pa.Array, at: np.ndarray) -> pa.Array:
+        """The reasons, with the first of the new rows that joined clusters: "merged by <id>"."""
+        place, joined = self._place(self._joiner[at])
+        by = self._ids.take(pa.array(place, mask=~joined)).cast(pa.string())
+        return pc.coalesce(pc.binary_join_element_wise(reasons, by, " by "), reasons)
+
+    def _place(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        there = positions != NONE
+        return np.searchsorted(self._wanted, np.where(there, positions, 0)), there

@@ -78,6 +78,30 @@ def test_between_releases(tmp_path: Path) -> None:
     assert pair["prompt"] == pair["partner_prompt"] == "moves over"
 
 
+def test_a_release_that_cannot_be_compared_hides_nothing(tmp_path: Path) -> None:
+    built(tmp_path, V1, [TEXT, "a"], [TEXT.upper(), "b"])
+    dist = built(tmp_path, V1.but("v0", columns=("license",)), ["c"], ["d"])
+    audit = find_leaks("toys", "v1", Run.here(tmp_path / "work"), out=dist, checks=TEXTS)
+    assert [(leak["check"], leak["like"]) for leak in audit.leaks] == [
+        ("prompt", "toys/v1:test"), ("prompt", "toys/v1:train"), ("words", "toys/v1:test"), ("words", "toys/v1:train"),
+    ]  # fmt: skip
+    assert {(one["check"], one["release"]) for one in audit.skipped} == {(check, "toys/v0") for check in TEXTS}
+    with pytest.raises(ConfigError, match="toys/v0 has no column 'prompt'"):
+        found(dist, "v0", checks=TEXTS)
+
+
+def test_vectors_of_another_width_are_another_release_s(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    dist = built(tmp_path, V1, ["east 0", "north 90"], ["nearly east 10", "west 180"])
+    wide, flat = (Compass(str(tmp_path / "asked.txt"), width=width) for width in (3, 2))
+    run = Run.here(tmp_path / "work")
+    build(V1.but("v0", steps=(wide,), columns=("direction",)), run, sources=tmp_path / "sources", out=dist)
+    near = {"meaning": Alike("direction", above=0.9)}
+    audit = find_leaks("toys", "v1", run, out=dist, checks=near, annotators=(flat,))
+    assert len(audit.leaks) == 2
+    assert [one["release"] for one in audit.skipped] == ["toys/v0"]
+
+
 def test_a_clean_release_has_no_leaks_and_what_cannot_be_checked_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +132,7 @@ def test_meaning_by_the_annotator_of_the_release(tmp_path: Path) -> None:
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dist = built(tmp_path, V1, [TEXT, "fine"], [TEXT + " `![x](http://y)` | <b>\x1b[31m", "also fine"])
+    dist = built(tmp_path, V1, [TEXT, "fine"], [TEXT + " `![x](http://y)` | <b>\x1b[31m\x07", "also fine"])
     (tmp_path / "releases.py").write_text(toy.RELEASES.format(path=[str(Path(toy.__file__).parent.parent)]))
     command = [
         "audit",
@@ -131,6 +155,8 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "## Worst pairs" in report
     assert "![x](" not in report
     assert "<b>" not in report
+    assert "\x1b" not in report
+    assert "\x07" not in report
     with pytest.raises(SystemExit):
         main([*command, "--check", "words", "--json", "--report", str(tmp_path / "report.json")])
     printed = json.loads(capsys.readouterr().out)

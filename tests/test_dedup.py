@@ -138,7 +138,7 @@ def test_of_a_large_cluster_only_what_is_itself_like_an_earlier_row_goes_along(w
     split = made["split"][:]
     assert [n for n in range(150) if split[n] == "validation"] == held_back
     assert made["decided"][20] == {"decision": "earlier", "partner": "old/1", "partner_in": "toys/v1:validation"}
-    assert made["decided"][21]["decision"] == "merged"
+    assert made["decided"][21]["decision"] == "merged by toy/0"
     assert made["decided"][50]["decision"] == "too_large"
     assert made["decided"][89]["partner"] == "toy/90"
 
@@ -211,8 +211,26 @@ def test_two_clusters_that_a_new_row_joins_are_a_decision(wins: str, partner: st
     near = Alike("prompt", above=0.6)
     made = Split(0.5, of=(near,), earlier=(V1,), wins=wins)(rows(prompt=[between, "else"]), earlier=there)
     assert made["split"][0] == wins
-    assert made["decided"][0] == {"decision": "merged", "partner": partner, "partner_in": f"toys/v1:{wins}"}
+    assert made["decided"][0] == {"decision": "merged by toy/0", "partner": partner, "partner_in": f"toys/v1:{wins}"}
     assert made["decided"][1] is None
+
+
+def test_releases_that_disagree_about_a_row_merge_nothing() -> None:
+    there = earlier(("toy/0", "toys/v1", "validation", "a"), ("toy/0", "toys/v2", "train", "a"))
+    for wins in ("validation", "train"):
+        made = Split(0.5, of=("prompt",), earlier=(V1, V2), wins=wins)(rows(prompt=["a", "A"]), earlier=there)
+        assert made["split"][:] == [wins, wins]
+        assert [told["decision"] for told in made["decided"]] == ["disagreed", "disagreed"]
+
+
+@pytest.mark.parametrize("wins", ["validation", "train"])
+def test_what_wins_wins_over_splits_of_any_name(wins: str) -> None:
+    there = earlier(("toy/0", "toys/v1", wins, "a"))
+    for name in ("zoo", "alps"):
+        made = Split(of=("prompt",), earlier=(V1,), wins=wins)(
+            rows(prompt=["a", "A"], split=[name, None]), earlier=there
+        )
+        assert made["split"][:] == [wins, wins]
 
 
 def test_near_duplicates_are_one_cluster() -> None:

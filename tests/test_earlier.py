@@ -15,6 +15,7 @@ from hfds.plan import plan
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
 from processors.duplicates.alike import Alike
+from processors.minhash import MinHashPrompt
 from processors.split import Split
 
 OLD = [(f"{n:03d}", f"prompt {n} of the first release") for n in range(40)]
@@ -112,12 +113,30 @@ def test_releases_that_are_not_there(built: Path) -> None:
         build(V2, Run.here(built / "work2"), sources=sources, out=dist)
 
 
-def test_a_column_that_an_earlier_release_does_not_have(built: Path) -> None:
-    narrow = V1.but("v0", columns=("prompt",))
-    build(narrow, Run.here(built / "work"), sources=built / "sources", out=built / "dist")
-    later = V2.but("v5", steps=(Split(earlier=(narrow,)),))
-    with pytest.raises(ConfigError, match="toys/v0 has no column 'image_hash', and no annotator that comes before"):
-        build(later, Run.here(built / "work"), sources=built / "sources", out=built / "dist")
+def test_columns_that_an_earlier_release_does_not_have(built: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sources, dist, run = built / "sources", built / "dist", Run.here(built / "work")
+    texts = V1.but("v0", columns=("prompt",))
+    build(texts, run, sources=sources, out=dist)
+    later = V2.but("v5", steps=(Split(earlier=(texts,)),))
+    build(later, run, sources=sources, out=dist)
+    assert "toys/v0 has no column image_hash: its rows are compared without" in caplog.text
+    build(V1.but("v0", columns=("license",)), run, sources=sources, out=dist)
+    with pytest.raises(ConfigError, match="toys/v0 has no column 'prompt', and no annotator that comes before"):
+        build(later, run, sources=sources, out=dist)
+    with pytest.raises(ConfigError, match="toys/v0 has no column 'prompt', and no annotator that comes before"):
+        build(V2.but("v6", steps=(MarkDuplicates(against=(texts,)),)), run, sources=sources, out=dist)
+
+
+def test_columns_of_another_maker_are_made_again(built: Path) -> None:
+    sources, dist, run = built / "sources", built / "dist", Run.here(built / "work")
+    first, other = MinHashPrompt(seed=1), MinHashPrompt(seed=2)
+    one = V1.but("v7", steps=(first,), columns=("prompt", "prompt_minhash"))
+    build(one, run, sources=sources, out=dist)
+    for number, signed in enumerate((first, other)):
+        step = MarkDuplicates("prompt_minhash", above=0.7, against=(one,))
+        splits = build(one.but(f"v8{number}", inputs=V2.inputs, steps=(signed, step)), run, sources=sources, out=dist)
+        dropped = {entry["input"]: entry["dropped"] for entry in splits.funnel}
+        assert [drop["rows"] for drop in dropped["toy/halves"]] == [20], "with another seed, too"
 
 
 def test_models_are_not_asked_again_about_the_rows_of_an_earlier_release(built: Path, tmp_path: Path) -> None:

@@ -124,6 +124,11 @@ def test_texts_by_their_signatures() -> None:
     assert partners(made) == partners(MarkDuplicates(above=0.7)(given))
     assert values(made) == [None, "0.9", None, "1", None, None, None]
     assert made["dropped"][1]["reason"] == "duplicate_prompt_minhash"
+    pairs = Dataset.from_dict({"id": ["a", "b"], "prompt": [WORDS, WORDS + " x y"]})
+    for words, similarity in ((2, 10 / 12), (5, 7 / 9)):
+        step = MarkDuplicates(f"prompt_minhash{words}", above=0.1)
+        (value,) = values(step(MinHashPrompt(words=words)(pairs)))[1:]
+        assert float(value or 0) == pytest.approx(similarity, abs=1e-5)
     with pytest.raises(ConfigError, match=r"column .prompt_minhash. is .*, wanted texts"):
         MarkDuplicates("prompt_minhash")(given)
     with pytest.raises(KeyError, match="needs the column 'prompt'"):
@@ -187,6 +192,13 @@ def test_one_input_gives_way_to_another() -> None:
         MarkDuplicates(against=("input:y/b",))(given)
     with pytest.raises(ConfigError, match="no row is of the split 'vaildation'"):
         MarkDuplicates(against=("split:vaildation",))(rows(prompt=["a"], split=["validation"]))
+    with pytest.raises(
+        ConfigError, match="no row has a split yet: rows are compared with those of 'validation' after Sp"
+    ):
+        MarkDuplicates(against=("split:validation",))(rows(prompt=["a"], split=[None]).cast(SPLIT))
+
+
+SPLIT = Features({"id": Value("string"), "prompt": Value("string"), "split": Value("string")})
 
 
 def earlier(**columns: Any) -> Dataset:
@@ -244,6 +256,7 @@ def test_dropped_rows_are_nobodys_partner_and_no_rows_at_all() -> None:
         (MarkDuplicates(against=("sets",)), "against must be a tuple of releases, (release, split), 'split:<name>'"),
         (MarkDuplicates(against=((V1, ""),)), "against must be a tuple of releases, (release, split)"),
         (MarkDuplicates(against=("split:test",), keep="none"), "so keep must be 'first', got 'none'"),
+        (MarkDuplicates(keep="best", best=("split",)), "column 'split' in best is Value('string'), wanted numbers"),
         (MarkDuplicates(match="any"), "match must be one of either, both, got 'any'"),
         (MarkDuplicates(of=()), "of must be the name of a column or a tuple of Alike(...), got ()"),
         (MarkDuplicates(of=(Alike("prompt", within=3),)), "wanted 64-bit hashes (uint64)"),
@@ -261,14 +274,14 @@ def test_what_cannot_be(step: MarkDuplicates, message: str) -> None:
 def test_a_vector_that_is_none() -> None:
     pytest.importorskip("torch")
     broken = vectors(0, 10).map(lambda row: {"embedding": [0.0, 0.0]})
-    with pytest.raises(ConfigError, match=r"MarkDuplicates: embedding: .*row 0"):
+    with pytest.raises(ConfigError, match="column 'embedding' of row 'toy/0' is zero and has no direction"):
         MarkDuplicates("embedding", above=0.9)(broken)
 
 
 def test_vectors_of_different_lengths() -> None:
     features = Features({"id": Value("string"), "embedding": List(Value("float32"))})
     mixed = Dataset.from_dict({"id": ["a", "b"], "embedding": [[1.0, 0.0], [1.0]]}, features)
-    with pytest.raises(ConfigError, match="MarkDuplicates: embedding: vectors have 1 and 2 dimensions"):
+    with pytest.raises(ConfigError, match="column 'embedding': vectors have 1 and 2 dimensions"):
         MarkDuplicates("embedding", above=0.9)(mixed)
 
 

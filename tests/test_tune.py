@@ -79,6 +79,35 @@ def test_embeddings_against_an_earlier_release(tmp_path: Path) -> None:
     assert {pair["partner"] for pair in tuned.border} == {"toy/1"}
 
 
+def test_an_earlier_release_that_changed_is_looked_at_again(tmp_path: Path) -> None:
+    sources, run, dist = tmp_path / "sources", Run.here(tmp_path / "work"), tmp_path / "dist"
+    two = V1.but("v2", inputs=(Input(toy.Toy, "halves", splits=("second",)),), steps=())
+    two = two.but("v2", steps=(MarkDuplicates(above=0.8, against=(V1,)),))
+    toy.write(sources, b=[(f"n{key}", text) for key, text in LINES], a=LINES)
+    one = V1.but("v1", inputs=(Input(toy.Toy, "halves", splits=("first",)),))
+    found = []
+    for first in (LINES, [(key, f"other words {text[::-1]}") for key, text in LINES]):
+        toy.write(sources, a=first)
+        build(one, run, sources=sources, out=dist)
+        found.append(tune(two, "1", [0.8], run, sources=sources, out=dist))
+    assert [row["dropped"] for tuned in found for row in tuned.thresholds] == [len(LINES), 0]
+    assert found[0].border == [] or all(pair["partner_prompt"] for pair in found[0].border)
+
+
+def test_rows_that_are_not_compared_are_kept(tmp_path: Path) -> None:
+    sources, run = toy.write(tmp_path / "sources", a=[*LINES, ("e1", ""), ("e2", " ")]), Run.here(tmp_path / "work")
+    tuned = tune(V1, "1", [0.8], run, sources=sources)
+    built = build(V1, run, sources=sources, out=tmp_path / "dist")
+    assert tuned.thresholds[0]["kept"] == sum(built.funnel[0]["kept"].values())
+
+
+def test_too_many_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hfds.tune.MOST", 5)
+    sources = toy.write(tmp_path / "sources", a=LINES)
+    with pytest.raises(ConfigError, match=r"more than 5 pairs are alike at 0\.5: begin at a stricter one"):
+        tune(V1, "1", [0.5], Run.here(tmp_path / "work"), sources=sources)
+
+
 def test_bits_of_hashes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"within must be 0 to 16 bits, got 2\.5"):
         tune(

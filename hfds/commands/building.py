@@ -19,6 +19,7 @@ from hfds.commands.options import (
     Workdir,
     run_of,
     show,
+    show_fields,
 )
 
 if TYPE_CHECKING:
@@ -172,4 +173,7 @@ def explain(
     from hfds.ledger import explain as look_up
 
     chain = look_up(find_ledger(dataset, release, out), row)
-    show(chain, as_json, [name for name in chain[0] if any(entry[name] is not None for entry in chain)])
+    if as_json:
+        show(chain, True, [])
+    else:
+        show_fields(chain)

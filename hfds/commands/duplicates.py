@@ -45,7 +45,7 @@ def tune(
     for pair in tuned.border:
         typer.echo(f"\nat {pair['threshold']}: {pair['similarity']:.4f}")
         for name in ("row", "partner"):
-            typer.echo(f"  {pair[name]}: {shorten(printable(pair[f'{name}_prompt'] or '-'), 200)}")
+            typer.echo(printable(f"  {pair[name]}: {shorten(pair[f'{name}_prompt'] or '-', 200)}"))
     return None
 
 
@@ -88,7 +88,7 @@ def leaks(
     else:
         show(found.checked, False, ["check", "column", "limit", "rows"])
         for one in found.skipped:
-            typer.echo(f"not checked: {one['check']} ({one['because']})")
+            typer.echo(f"not checked: {one['check']} of {one['release']} ({one['because']})")
         if found.leaks:
             show(found.leaks, False, [*found.leaks[0]])
         where = f"{found.release} and {', '.join(found.against)}" if found.against else found.release

@@ -50,7 +50,22 @@ def show(value: Any, as_json: bool, columns: list[str]) -> None:
     Console().print(table)
 
 
+def show_fields(rows: list[dict[str, Any]]) -> None:
+    """Prints rows one below the other, a line for each value that there is; what can be copied is never broken."""
+    for row in rows:
+        there = {name: value for name, value in row.items() if value is not None}
+        typer.echo("\n".join(f"{name:<11} {_cell(value)}" for name, value in there.items()) + "\n")
+
+
 def _cell(value: Any) -> str:
+    from hfds.record import printable
+
+    return printable(_text(value))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key}={item!r}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -59,4 +74,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "-")
+    return f"{value:,}" if isinstance(value, int) else str(value)

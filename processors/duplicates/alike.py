@@ -1,10 +1,12 @@
 """Alike: what is compared of two rows, and from when on they are alike, as a value."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SIGNATURES = "_minhash"  # the ending of columns of MinHash signatures; what is before it is the text they are of
+# The names of columns of MinHash signatures: the text they are of, and the words in a run where these are not three.
+SIGNATURES = re.compile(r"(?P<text>.+)_minhash(?P<words>[1-9]\d*)?")
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Alike:
 
     Args:
         of: the column: texts ("prompt" is compared normalised), 64-bit hashes, embeddings, or MinHash signatures of
-            texts, "prompt_minhash" of "prompt".
+            texts, "prompt_minhash" of "prompt", in runs of as many words as its name says.
         above: the similarity from which on they are alike. Of texts the Jaccard similarity of their runs of `words`
             words, of embeddings the cosine; both exact, not estimated. Of signatures also the Jaccard similarity of
             the texts, of those pairs that the signatures find.
@@ -29,12 +31,19 @@ class Alike:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are read."""
-        return (self.of, self.of.removesuffix(SIGNATURES)) if self.signed else (self.of,)
+        found = SIGNATURES.fullmatch(self.of)
+        return (self.of, found["text"]) if found else (self.of,)
 
     @property
     def signed(self) -> bool:
         """Whether signatures are compared."""
-        return self.of.endswith(SIGNATURES)
+        return SIGNATURES.fullmatch(self.of) is not None
+
+    @property
+    def run(self) -> int:
+        """Words of a shingle: those of the signatures, where there are any."""
+        found = SIGNATURES.fullmatch(self.of)
+        return int(found["words"] or 3) if found else self.words
 
     @property
     def limit(self) -> float | None:

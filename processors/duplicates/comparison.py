@@ -13,17 +13,18 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from hfds import record
+from hfds.errors import ConfigError
 from hfds.processor import kept
 from processors.duplicates import Verdicts, cosine, exact, hamming, jaccard, joint, minhash
 from processors.duplicates.alike import Alike
 from processors.duplicates.codes import accelerator
-from processors.duplicates.columns import narrow
+from processors.duplicates.columns import narrow, take
 from processors.duplicates.embedded import embedded
 from processors.duplicates.minhash import Signed
 from processors.duplicates.normal import normalise
 from processors.duplicates.pairs import Measure, equal
 from processors.duplicates.shingles import Sets, shingles
-from processors.duplicates.vectors import similarities
+from processors.duplicates.vectors import BadVector, check, similarities
 
 MEASURES = {"exact": exact, "jaccard": jaccard, "minhash": minhash, "cosine": cosine, "hamming": hamming}
 IN_MEMORY = 2 << 30  # bytes of embeddings; more are written to a file and mapped
@@ -73,11 +74,7 @@ class Comparison:
         return jaccard.in_common(sets)(rows, others)
 
     def measured(self) -> Measure:
-        """The same as what finds pairs.
-
-        Raises:
-            ValueError: of a vector that is none.
-        """
+        """The same as what finds pairs."""
         make: dict[str, Callable[..., Measure]] = {
             "exact": lambda values, _: equal(values),
             "jaccard": jaccard.jaccard,
@@ -178,7 +175,7 @@ def compare(
     are computed on an accelerator where there is one.
 
     Raises:
-        ValueError: embeddings have different numbers of dimensions.
+        ConfigError: embeddings have different numbers of dimensions, or one is none; the row is named.
     """
     measure = alike.measure(rows.features)
     assert measure is not None
@@ -187,7 +184,14 @@ def compare(
     parts = _parts(rows, alike, measure, positions)
     if measure == "cosine":
         device = device or accelerator()
-        values: Any = _vectors(parts, len(order), back, journal)
+        try:
+            values: Any = _vectors(parts, len(order), back, journal)
+            check(values, alike.above or 1)
+        except BadVector as bad:
+            (id_,) = take(rows, "id", order[bad.row : bad.row + 1]).to_pylist()
+            raise ConfigError(f"column {alike.of!r} of row {id_!r} {bad.problem}") from None
+        except ValueError as error:
+            raise ConfigError(f"column {alike.of!r}: {error}") from None
     else:
         values = _joined(list(parts), measure)
         if back is not None:
@@ -211,13 +215,13 @@ def _values(table: pa.Table, alike: Alike, measure: str) -> Any:
         texts = column.cast(pa.string())
         return record.hash_texts(normalise(texts) if alike.of == "prompt" else texts)
     if measure == "jaccard":
-        return shingles(column, alike.words)
+        return shingles(column, alike.run)
     if measure == "hamming":
         return np.asarray(column)
     widths = pc.unique(pc.list_value_length(column)).to_pylist()
     numbers = np.asarray(column.flatten()).reshape(len(column), _one(widths))
     if measure == "minhash":
-        return Signed(numbers, shingles(table[alike.columns[1]].combine_chunks(), alike.words))
+        return Signed(numbers, shingles(table[alike.columns[1]].combine_chunks(), alike.run))
     return numbers.astype(np.float32, copy=False)
 
 

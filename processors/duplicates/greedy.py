@@ -3,6 +3,8 @@
 Rows come in the order of priority; the first `fixed` ones are references, which are never dropped.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from processors.duplicates import Verdicts
@@ -97,14 +99,43 @@ def drop_all(measure: Measure, *, fixed: int = 0, progress: Progress | None = No
 
 def components(measure: Measure, *, progress: Progress | None = None) -> np.ndarray:
     """For every row the first row that it is connected with, directly or through others: (rows,) int64."""
-    label = np.arange(len(measure.distinct))
-    for later, earlier, _ in alike(measure, progress=progress):
-        label = joined(label, later, earlier)
+    label = _attached(measure)
+    for later, earlier, _ in alike(_between(measure, label), progress=progress):
+        label[:] = joined(label, later, earlier)
     first = np.arange(len(measure.copy_of))
     first[measure.distinct] = measure.distinct[label]
     copies = copies_of(measure, 0)
     first[copies] = first[measure.copy_of[copies]]
     return first
+
+
+def _attached(measure: Measure) -> np.ndarray:
+    """Labels of the distinct rows after each that `keep_first` drops has joined its partner, which takes little time
+    where nearly all are alike: (distinct,) int64."""
+    partner = keep_first(measure).partner[measure.distinct]
+    place = np.full(len(measure.copy_of), -1)
+    place[measure.distinct] = np.arange(len(measure.distinct))
+    rows = np.flatnonzero(partner >= 0)
+    return joined(np.arange(len(measure.distinct)), rows, place[partner[rows]])
+
+
+def _between(measure: Measure, label: np.ndarray) -> Measure:
+    """The same without pairs of one label, which may change, and without keys that lead to such pairs only."""
+
+    def apart(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+        mask: np.ndarray = label[later] != label[earlier]
+        some = np.flatnonzero(mask)
+        mask[some] = measure.plausible(later[some], earlier[some])
+        return mask
+
+    order = np.argsort(measure.keys)
+    begins, labels = changes(measure.keys[order]), label[measure.owners[order]]
+    starts = np.flatnonzero(begins)
+    mixed = np.zeros(len(order), bool)
+    if len(starts):
+        several = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+        mixed[order] = several[begins.cumsum() - 1]
+    return replace(measure, plausible=apart, keys=measure.keys[mixed], owners=measure.owners[mixed])
 
 
 def joined(label: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:

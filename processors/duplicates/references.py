@@ -56,11 +56,14 @@ def among_rows(rows: Dataset, references: tuple[Reference, ...]) -> np.ndarray:
     """Which rows of this release are those of a split or an input in `references`: (rows,) bool.
 
     Raises:
-        ConfigError: there is no such input, or a split of a name that is none of the usual ones has no rows.
+        ConfigError: there is no such input, no row has a split yet, or a split of a name that is none of the usual ones
+            has no rows.
     """
     stays = np.zeros(len(rows), bool)
     for column, _, name in (one.partition(":") for one in references if isinstance(one, str)):
         names, which = codes(rows, column)
+        if not names and len(rows):
+            raise ConfigError(f"no row has a {column} yet: rows are compared with those of {name!r} after Split")
         if name in names:
             stays |= which == names.index(name)
         elif column == "input" or name not in USUAL:

@@ -34,7 +34,15 @@ def check(vectors: np.ndarray, threshold: float, fixed: int = 0) -> None:
         lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
         bad = np.flatnonzero(~(np.abs(lengths - 1) <= LENGTH))  # as a negation, so that NaN is bad
         if len(bad):
-            raise ValueError(f"row {at + bad[0]} of the vectors {_wrong(block[bad[0]], lengths[bad[0]])}")
+            raise BadVector(at + int(bad[0]), _wrong(block[bad[0]], lengths[bad[0]]))
+
+
+class BadVector(ValueError):
+    """A row that cannot be compared: its number, and what is wrong with it."""
+
+    def __init__(self, row: int, problem: str):
+        super().__init__(f"row {row} of the vectors {problem}")
+        self.row, self.problem = row, problem
 
 
 def _wrong(row: np.ndarray, length: float) -> str:

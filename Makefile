@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The first of these that is 3.11 or newer makes the environment; `make PYTHON=/path/to/python` decides otherwise.
 PYTHON := python3.11 python3.12 python3.13 python3.14 python3
-# Further words for pytest or the demo: `make test ARGS="-k ledger"`.
+# Further words for pytest, the demo or the Hub: `make test ARGS="-k ledger"`.
 ARGS :=
 
 # Another environment that is active in the caller's shell stays out of this one.
@@ -15,7 +15,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 .DELETE_ON_ERROR:
 # Two installations into one environment must not overlap, so -j is accepted and ignored.
 .NOTPARALLEL:
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench hub clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' Makefile | awk '{ printf "  %s %-6s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -37,6 +37,9 @@ bench: ## list the benchmarks
 		echo "  $(BIN)/python $$file"; \
 		sed -n '1s/^"""\([^"]*\).*/      \1/p' "$$file"; \
 	done
+
+hub: $(VENV)/.dev ## run a Hub on localhost by hand
+	PYTHONPATH=tests $(BIN)/python -m hub .hfds/hub --port 8765 $(ARGS)
 
 clean: ## remove the environment and the caches; built releases (dist/) and annotations (.hfds/) stay
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

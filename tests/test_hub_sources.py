@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from fixtures import dalle3, gustavosta
 from fixtures.make import picture, tar, zip_
-from hub import Fault, Hub
+from hub import Fault, Hub, Token
 
 DALLE3 = "ProGamerGov/synthetic-dataset-1m-dalle3-high-quality-captions"
 DIFFUSIONDB = "poloclub/diffusiondb"
@@ -100,14 +100,6 @@ def run(command: list[str], url: str, home: Path, **environment: str) -> subproc
     return done
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    """A Hub, whose clients may ask for nothing that it does not know."""
-    with Hub() as hub:
-        yield hub
-    assert hub.unknown == []
-
-
 def content(folder: Path) -> dict[str, bytes]:
     """The files of a folder, by name."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -156,7 +148,7 @@ def test_a_branch_that_moved_is_another_source(hub: Hub, tmp_path: Path) -> None
     moved = hub.commit(DALLE3, {**files, "README.md": b"# A dataset"})
     tar(tmp_path / "source/data/data-000002.tar", dalle3.pair("nine", seed=9))
     more = hub.commit(DALLE3, content(tmp_path / "source"), "more")
-    hub.requests.clear()
+    hub.forget()
     loads = ({"source": "dalle3", **options} for options in ({}, {"revision": "more"}, {"revision": old}))
     after, grown, pinned = read(hub.url, tmp_path / "home", *loads)
     same_rows(after, before, moved)
@@ -231,14 +223,14 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
     dalle3.clean(home.parent / "source")
     files = content(home.parent / "source")
     tars = [data for _, data in sorted(files.items())]
-    with Hub() as hub:
+    with Hub(home.parent / "hub") as hub:
         hub.commit(DALLE3, {"README.md": b"", "metadata/readme.txt": b""}, "empty")
         hub.commit(DALLE3, {"data/data-0::1.tar": tars[0]}, "chained")
         tar(home.parent / "damaged.tar", dalle3.pair("nine", seed=9))
         whole = (home.parent / "damaged.tar").read_bytes()
         hub.commit(DALLE3, {"data/data-0.tar": tars[0], "data/data-1 of 2.tar": whole}, "damaged")
-        hub.repos[DALLE3].damaged["data/data-1 of 2.tar"] = whole[:700] + b"\0\0" + whole[702:]
-        hub.faults = [
+        hub.blob(DALLE3, "data/data-1 of 2.tar", "damaged").write_bytes(whole[:700] + b"\0\0" + whole[702:])
+        faults = [
             Fault("revision/gated-page", 403, {"X-Error-Code": "GatedRepo"}),
             Fault("revision/down", 500),
             Fault("revision/portal", 200),
@@ -249,7 +241,8 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
         ]
         for kind in ("parquet", "csv"):
             gustavosta.hub(home.parent / kind, kind)
-            hub.faults.append(Fault(f"resolve/{hub.commit(GUSTAVOSTA, content(home.parent / kind), kind)}", 403))
+            faults.append(Fault(f"resolve/{hub.commit(GUSTAVOSTA, content(home.parent / kind), kind)}", 403))
+        hub.faults = faults
         loads = OTHERS | {name: load for name, (load, _, _) in TROUBLE.items()}
         yield hub, home, dict(zip(loads, read(hub.url, home, *loads.values()), strict=True))
     assert hub.unknown == []
@@ -357,10 +350,11 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(trouble: Trouble, name: 
 
 def test_a_damaged_file_is_named_and_the_advice_helps(trouble: Trouble) -> None:
     hub, home, outcomes = trouble
-    name, commit = "data/data-1 of 2.tar", hub.repos[DALLE3].branches["damaged"]
+    name, commit = "data/data-1 of 2.tar", hub.store.head(DALLE3, "damaged")
     command = f"hf download --repo-type dataset {DALLE3} '{name}' --revision {commit} --force-download"
-    versions = (hub.repos[DALLE3].damaged.pop(name), hub.repos[DALLE3].commits[commit][name])
-    got, said = (hashlib.sha256(data).hexdigest() for data in versions)
+    blob, whole = hub.blob(DALLE3, name, "damaged"), (home.parent / "damaged.tar").read_bytes()
+    got, said = (hashlib.sha256(data).hexdigest() for data in (blob.read_bytes(), whole))
+    blob.write_bytes(whole)
     text = f"{name}: its sha256 is {got}, upstream says {said}; fetch it again with: {command}"
     assert outcomes["a damaged file"] == {"error": "BadFile", "text": text, "exit_code": 3}
     (again,) = read(hub.url, home, OTHERS["a damaged file"])
@@ -391,7 +385,8 @@ def test_nobody_answers(tmp_path: Path) -> None:
 def test_a_token_opens_and_never_shows(hub: Hub, tmp_path: Path) -> None:
     dalle3.clean(tmp_path / "source")
     commit = hub.commit(DALLE3, content(tmp_path / "source"))
-    hub.repos[DALLE3].token = SECRET
+    hub.store.add_token(SECRET, Token("ProGamerGov", "read"))
+    hub.store.change(DALLE3, private=True)
     shutil.rmtree(tmp_path / "source")
     home = tmp_path / "home"
     anonymous, streamed, prepared, pieces, two, blank = read(

@@ -1,0 +1,14 @@
+"""What tests of more than one file are given."""
+
+from collections.abc import Iterator
+
+import pytest
+from hub import Hub
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A Hub on localhost, whose clients may ask for nothing that it does not know."""
+    with Hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+        assert hub.unknown == []

@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTHON := python3.11 python3.12 python3.13 python3.14 python3
 # Further words for pytest, the demo or the Hub: `make test ARGS="-k ledger"`.
 ARGS :=
+DATASET := image-to-prompt
 
 # Another environment that is active in the caller's shell stays out of this one.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
@@ -15,7 +16,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 .DELETE_ON_ERROR:
 # Two installations into one environment must not overlap, so -j is accepted and ignored.
 .NOTPARALLEL:
-.PHONY: help demo test check bench hub clean
+.PHONY: help demo test check bench hub push clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' Makefile | awk '{ printf "  %s %-6s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -40,6 +41,9 @@ bench: ## list the benchmarks
 
 hub: $(VENV)/.dev ## run a Hub on localhost by hand
 	PYTHONPATH=tests $(BIN)/python -m hub .hfds/hub --port 8765 $(ARGS)
+
+push: $(VENV)/.core ## publish a built release: make push RELEASE=v4 REPO=org/name
+	$(BIN)/hfds push $(DATASET) $(RELEASE) --to $(REPO) $(ARGS)
 
 clean: ## remove the environment and the caches; built releases (dist/) and annotations (.hfds/) stay
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
+from hfds.errors import ConfigError
 from hfds.lock import read_locks
 
+BEGIN, END = "<!-- hfds: written by a build or a push, down to the next mark -->", "<!-- hfds: end -->"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")  # the shape of the Hub's identifiers: SPDX in lower case
 _LINKS = {"://": ":&#47;&#47;", "www.": "www&#46;", "@": "&#64;"}  # what becomes a link without any markup
@@ -39,7 +41,41 @@ def render(locks: Mapping[str, Mapping[str, Any]]) -> str:
         releases="\n\n".join(_release(lock) for lock in reversed([*locks.values()])),
         newest=newest["release"],
     )
-    return f"---\n{_front_matter(locks)}---\n\n{body.strip()}\n"
+    return f"---\n{_front_matter(locks)}---\n\n{BEGIN}\n\n{body.strip()}\n\n{END}\n"
+
+
+def merged(old: str, locks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The card `old` with these releases: what is between the marks is written anew, what is beside them stays.
+
+    Other configs stay, too, behind those of the releases, and so do other keys of the front matter.
+
+    Raises:
+        ConfigError: the front matter of `old` is no YAML mapping.
+    """
+    new = render(locks)
+    before, told = _parts(old)
+    ours, body = _parts(new)
+    names = {config["config_name"] for config in ours["configs"]}
+    theirs = [config for config in before.get("configs", []) if config.get("config_name") not in names]
+    kept = [{name: value for name, value in config.items() if name != "default"} for config in theirs]
+    meta = {**before, **ours, "configs": [*ours["configs"], *kept]}
+    above, found, rest = told.partition(BEGIN)
+    below = rest.partition(END)[2]
+    text = f"{above}{body.strip()}{below}" if found else f"{told.strip()}\n\n{body.strip()}\n"
+    return f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n\n{text.strip()}\n"
+
+
+def _parts(card: str) -> tuple[dict[str, Any], str]:
+    """The front matter of a card, and what is below it."""
+    found = re.fullmatch(r"(?:---\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|$))?(.*)", card, re.DOTALL)
+    assert found is not None  # everything is optional
+    try:
+        meta = yaml.safe_load(found[1] or "") or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the front matter of the card is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(meta, dict):
+        raise ConfigError(f"the front matter of the card must be a mapping, got {type(meta).__name__}")
+    return meta, found[2]
 
 
 def _words(name: str) -> str:

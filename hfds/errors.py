@@ -7,6 +7,7 @@
     │   ├── SourceMissing   the folder, the files or the repository are not there
     │   ├── BadFile         one upstream file cannot be read: it stops the build and is named
     │   └── SourceChanged   a file is not what it was when it was indexed
+    ├── HubError            the Hub refuses a release or cannot be reached (exit 3)
     ├── BadRow              one row cannot be used; a builder turns it into a dropped row with this reason
     ├── ConservationError   rows in are not rows kept plus rows dropped (exit 1)
     ├── OutOfSpace          a disk is full; running again goes on (exit 3)
@@ -71,6 +72,12 @@ class BadFile(SourceError):
 
 class SourceChanged(SourceError):
     """A file is not what it was when it was indexed."""
+
+
+class HubError(HfdsError):
+    """The Hub refuses a release, or cannot be reached; what was sent is there, and running again goes on."""
+
+    exit_code = 3
 
 
 class BadRow(HfdsError):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hfds.commands.options import Dataset, Json, Out, show
+from hfds.commands.options import Dataset, Json, Name, Out, show
 from hfds.errors import ConfigError
 
 
@@ -35,3 +35,33 @@ def diff(
         typer.echo(f"\n{title}")
         show(rows, False, [*rows[0]])
     return None
+
+
+def push(
+    dataset: Dataset,
+    release: Name,
+    to: Annotated[str, typer.Option(metavar="ORG/NAME", help="The dataset repository on the Hub.")],
+    private: Annotated[bool, typer.Option(help="Make a repository that is not there yet a private one.")] = False,
+    unknown_license: Annotated[
+        bool, typer.Option("--allow-unknown-license", help="Publish rows whose licence is not known.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be sent.")] = False,
+    out: Out = Path("dist"),
+    as_json: Json = False,
+) -> None:
+    """Publish a built release on the Hub as a config and a tag, whole or not at all; run again to go on.
+
+    The token is that of `hf auth login`, or HF_TOKEN.
+    """
+    from hfds.catalogue import dataset_name
+    from hfds.publish import push as publish
+
+    name = dataset_name(dataset, release)
+    pushed = publish(name, release, to, out=out, private=private, unknown_license=unknown_license, dry_run=dry_run)
+    if as_json:
+        return show(vars(pushed), True, [])
+    sent, there = sum(pushed.files.values()), f"{pushed.there:,} bytes of shards are there"
+    if dry_run:
+        show([{"file": path, "bytes": size} for path, size in pushed.files.items()], False, ["file", "bytes"])
+        return typer.echo(f"{len(pushed.files):,} files, {sent:,} bytes, {pushed.commits} commits; {there}")
+    return typer.echo(f"{to}: {release} at {pushed.commit}, {sent:,} bytes were sent, {there}")

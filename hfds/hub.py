@@ -1,0 +1,176 @@
+"""Hub: a dataset repository on the Hugging Face Hub that releases are written to, with retries and one-sentence errors.
+
+The client retries uploads of contents, but neither commits nor tags, and an answer that was lost is an error to it.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
+from huggingface_hub.hf_api import RepoFile
+
+from hfds.errors import HubError, causes
+from hfds.upstream import clean_token
+
+T = TypeVar("T")
+TRIES = 7
+LONGEST = 60.0  # seconds between two of them
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which the same request may succeed
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in a repository: its size, and the sha256 of what is kept in LFS."""
+
+    path: str
+    size: int
+    sha256: str | None
+
+
+class Moved(Exception):
+    """The branch is not where it was: someone else has committed."""
+
+
+class Hub:
+    """A dataset repository.
+
+    Args:
+        repo: "org/name".
+        token: of someone who may write there; the one that `hf auth login` keeps when None.
+    """
+
+    def __init__(self, repo: str, token: str | None = None):
+        self.repo = repo
+        self.token = clean_token(repo, token)
+        self.api = HfApi(token=self.token, library_name="hfds")
+
+    @property
+    def files(self) -> HfFileSystem:
+        """Its files, to be read by parts."""
+        return HfFileSystem(token=self.token, use_listings_cache=False, skip_instance_cache=True)
+
+    def exists(self) -> bool:
+        """Whether it is there, and may be seen."""
+        try:
+            self.call(lambda: self.api.repo_info(self.repo, repo_type="dataset"))
+        except HubError as error:
+            if any(isinstance(cause, hub_errors.RepositoryNotFoundError) for cause in causes(error)):
+                return False
+            raise
+        return True
+
+    def create(self, private: bool) -> None:
+        """Makes it, where it is not there."""
+        self.call(lambda: self.api.create_repo(self.repo, repo_type="dataset", private=private, exist_ok=True))
+
+    def head(self, revision: str = "main") -> str:
+        """The commit that a branch or tag is at."""
+        return str(self.call(lambda: self.api.repo_info(self.repo, revision=revision, repo_type="dataset").sha))
+
+    def tags(self) -> dict[str, str]:
+        """The commits of all tags, by name."""
+        refs = self.call(lambda: self.api.list_repo_refs(self.repo, repo_type="dataset"))
+        return {tag.name: tag.target_commit for tag in refs.tags}
+
+    def tree(self, revision: str = "main") -> dict[str, Stored]:
+        """All files at a commit, by path."""
+        listed = self.call(
+            lambda: [*self.api.list_repo_tree(self.repo, recursive=True, revision=revision, repo_type="dataset")]
+        )
+        found = [entry for entry in listed if isinstance(entry, RepoFile)]
+        return {one.path: Stored(one.path, one.size, one.lfs.sha256 if one.lfs else None) for one in found}
+
+    def read(self, path: str, revision: str) -> bytes:
+        """A small file's bytes."""
+        return bytes(self.call(lambda: self.files.cat_file(f"datasets/{self.repo}@{revision}/{path}")))
+
+    def commit(
+        self, message: str, files: dict[str, bytes | Path], gone: Sequence[str] = (), parent: str | None = None
+    ) -> str:
+        """Adds files and removes others in one commit on main, which is that branch's next one after `parent`.
+
+        Raises:
+            Moved: main is not at `parent` any more.
+            HubError: the Hub refuses it.
+        """
+        contents = {path: str(what) if isinstance(what, Path) else what for path, what in files.items()}
+
+        def send() -> str:
+            operations: list[Any] = [CommitOperationAdd(path, what) for path, what in contents.items()]
+            operations += [CommitOperationDelete(path) for path in gone]
+            made = self.api.create_commit(
+                self.repo, operations, commit_message=message, parent_commit=parent, repo_type="dataset"
+            )
+            return str(made.oid)
+
+        return self.call(send, lambda status: Moved() if status == 412 and parent else None)
+
+    def tag(self, name: str, commit: str) -> None:
+        """Sets a tag that is not there yet."""
+        self.call(lambda: self.api.create_tag(self.repo, tag=name, revision=commit, repo_type="dataset", exist_ok=True))
+
+    def call(self, make: Callable[[], T], instead: Callable[[int], Exception | None] = lambda status: None) -> T:
+        """What `make` gives, tried again while that may help.
+
+        Raises:
+            HubError: it does not; in one sentence, without the token.
+        """
+        for tried in range(1, TRIES + 1):
+            try:
+                return make()
+            except (HTTPError, OSError) as error:
+                status = status_of(error)
+                if special := instead(status):
+                    raise special from None
+                local = getattr(error, "errno", None) is not None and not status  # this machine's, such as a full disk
+                if local or (status and status not in AGAIN) or tried == TRIES:
+                    raise HubError(f"{self.repo} {_problem(error, status)}") from error
+                time.sleep(_pause(error, tried))
+        raise AssertionError("the last try returns or raises")
+
+
+def status_of(error: BaseException) -> int:
+    """The status of the answer that an error is made of; 0 where there was none."""
+    responses = [getattr(cause, "response", None) for cause in causes(error)]
+    return next((int(response.status_code) for response in responses if response is not None), 0)
+
+
+def _pause(error: BaseException, tried: int) -> float:
+    """Seconds until the next try: what the Hub asks for, or twice as long each time."""
+    for cause in causes(error):
+        after = str(getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After", ""))
+        if after.isdigit():
+            return min(float(after), LONGEST)
+    return float(min(2.0 ** (tried - 2), LONGEST) * (0.5 + random.random()))
+
+
+def _problem(error: BaseException, status: int) -> str:
+    """What is wrong, and what to do."""
+    chain = [*causes(error)]
+
+    def found(kind: Any) -> bool:
+        return any(isinstance(cause, kind) for cause in chain)
+
+    said = " ".join(str(getattr(chain[0], "server_message", None) or "").split())[:200]
+    if found(hub_errors.OfflineModeIsEnabled):
+        return "is not asked for while HF_HUB_OFFLINE is set: unset it"
+    if found(hub_errors.GatedRepoError):
+        return "is gated: ask for access on its page on the Hub, then log in with: hf auth login"
+    if found(hub_errors.RepositoryNotFoundError):
+        return "is not on the Hub, or is private: log in as someone who may see it with: hf auth login"
+    if found(hub_errors.RevisionNotFoundError):
+        return "has no such revision on the Hub"
+    if status == 401:
+        return "does not take this token: log in again with: hf auth login"
+    told = f" ({said})" if said else ""
+    if status == 403:
+        return f"may not be written with this token{told}: make one that may on https://huggingface.co/settings/tokens"
+    if status:
+        return f"is not taken or given now, the Hub answers {status}{told}: run again to go on"
+    return f"cannot be reached ({type(chain[-1]).__name__}): check the network, and HF_ENDPOINT if it is set"

@@ -1,0 +1,197 @@
+"""Releases on the Hub: whole or not at all, never sent twice, never changed, whatever goes wrong on the way."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fixtures import toy
+from hub import Fault, Hub
+
+from hfds import build
+from hfds.catalogue import find_release
+from hfds.run import Run
+
+REPO = "org/toys"
+LOAD = """
+import json, sys
+from datasets import load_dataset
+try:
+    rows = load_dataset(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
+    print(json.dumps({split: sorted(part["prompt"]) for split, part in rows.items()}))
+except (ValueError, FileNotFoundError) as error:
+    print(json.dumps(str(error)[-120:]))
+"""
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Path:
+    """toys v1 and v2, built in tmp_path/dist."""
+    toy.write(tmp_path / "sources", a=toy.many(90))
+    (tmp_path / "releases.py").write_text(toy.RELEASES.format(path=[str(Path(toy.__file__).parent.parent)]))
+    made(tmp_path, "v1")
+    made(tmp_path, "v2")
+    return tmp_path
+
+
+def made(folder: Path, name: str) -> dict[str, Any]:
+    release = find_release(str(folder / "releases.py"), name)
+    return build(release, Run.here(folder / "work"), sources=folder / "sources", out=folder / "dist").lock
+
+
+def command(folder: Path, name: str) -> list[str]:
+    places = [str(folder / "releases.py"), name, "--to", REPO, "--out", str(folder / "dist")]
+    return [sys.executable, "-m", "hfds.cli", "push", *places]
+
+
+def push(
+    hub: Hub, folder: Path, name: str, *more: str, token: str = "hf_write", xet: bool = False, code: int = 0
+) -> Any:
+    """`hfds push` in a process of its own; what it printed as JSON."""
+    environment = hub.environment(folder / "home", token=token, xet=xet)
+    asked = [*command(folder, name), "--json", *more]
+    done = subprocess.run(asked, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert token not in done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def loaded(hub: Hub, folder: Path, config: str, **more: Any) -> Any:
+    """What plain `load_dataset` gives, with a cache of its own."""
+    home = folder / f"reader-{len(list(folder.glob('reader-*')))}"
+    command = [sys.executable, "-c", LOAD, REPO, config, json.dumps(more)]
+    done = subprocess.run(
+        command, env=hub.environment(home, token="hf_read"), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
+def test_a_release_comes_back_as_it_was_built(hub: Hub, toys: Path, xet: bool) -> None:
+    planned = push(hub, toys, "v1", "--dry-run")
+    assert hub.store.repo(REPO) is None, "nothing was made"
+    sent = push(hub, toys, "v1", xet=xet)
+    assert sent["files"] == planned["files"]
+    files = hub.files(REPO)
+    for path in ("releases/v1.lock.json", "ledger/v1.parquet", *(p for p in planned["files"] if p.startswith("data/"))):
+        assert files[path] == (toys / "dist/toys" / path).read_bytes()
+    lock = json.loads(files["releases/v1.lock.json"])
+    rows = loaded(hub, toys, "v1")
+    assert {split: len(part) for split, part in rows.items()} == {
+        name: split["rows"] for name, split in lock["splits"].items()
+    }
+    assert rows == loaded(hub, toys, "v1", revision="v1")
+    hub.forget()
+    again = push(hub, toys, "v1", xet=xet)
+    assert (again["files"], again["commit"]) == ({}, sent["commit"])
+    assert not [request for request in hub.requests if not request.startswith(("GET", "HEAD"))], "nothing is sent again"
+
+
+def test_other_releases_and_words_by_hand_stay(hub: Hub, toys: Path) -> None:
+    front = "pretty_name: Toys\nlicense: mit\nconfigs:\n- config_name: mine\n  data_files: mine.csv\n  default: true\n"
+    mine = f"---\n{front}---\n\n# Mine\n"
+    hub.commit(REPO, {"README.md": mine.encode(), "mine.csv": b"a\n1\n"})
+    for name in ("v1", "v2"):
+        push(hub, toys, name)
+    card = hub.files(REPO)["README.md"].decode()
+    meta = yaml.safe_load(card.split("---")[1])
+    assert [config["config_name"] for config in meta["configs"]] == ["v1", "v2", "v1-ledger", "v2-ledger", "mine"]
+    assert [config["config_name"] for config in meta["configs"] if config.get("default")] == ["v2"]
+    assert meta["pretty_name"] == "Toys"
+    assert card.count("# Mine") == 1
+    assert card.count("hfds: written by") == 1
+    assert hub.files(REPO)["mine.csv"] == b"a\n1\n"
+    edited = card.replace("# Mine", "# Mine, edited") + "\nBelow.\n"
+    hub.commit(REPO, {**hub.files(REPO), "README.md": edited.encode()})
+    toy.write(toys / "sources", a=toy.many(60))
+    made(toys, "v1")
+    said = push(hub, toys, "v1", code=2)["error"]
+    assert "org/toys has another build of v1 (" in said
+    assert "with 30 rows; this one is" in said
+    assert "never changed: give this one a name of its own" in said
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Fault("POST .*/commit/", 503, times=2)],
+        [Fault("POST .*/commit/", 429, headers={"Retry-After": "1"}, times=1)],
+        [Fault("POST .*/commit/", lost=True, times=1, after=1)],
+        [Fault("POST .*/tag/", 500, times=1)],
+        [Fault("POST .*/commit/", lost=True, times=2)],
+        [Fault("GET .*/tree/", 502, times=3), Fault("GET .*resolve", cut=10, times=1)],
+    ],
+    ids=["busy", "slow down", "an answer lost", "no tag", "two answers lost", "reading"],
+)
+def test_what_goes_wrong_on_the_way_is_tried_again(hub: Hub, toys: Path, faults: list[Fault]) -> None:
+    hub.commit(REPO, {"README.md": b""})
+    hub.faults = faults
+    push(hub, toys, "v1")
+    assert loaded(hub, toys, "v1", revision="v1")["train"]
+    assert all(fault.times == 0 for fault in hub.faults), "they did happen"
+
+
+def test_cut_off_after_every_commit_a_release_is_there_or_not(hub: Hub, toys: Path) -> None:
+    everything = {"data", "ledger", "releases"}
+    for after in (0, 1, 1):  # nothing, the shards, then the card as well, but no tag
+        hub.faults = [Fault("POST .*/(commit|tag)/", 400, after=after)]
+        push(hub, toys, "v1", code=3)
+        hub.faults = []
+        there = {path.partition("/")[0] for path in hub.files(REPO)} & everything
+        rows = loaded(hub, toys, "v1")
+        if there < everything:
+            assert "BuilderConfig 'v1' not found" in rows or "contain any data files" in rows, rows
+        else:
+            assert sum(map(len, rows.values())) == 30
+    push(hub, toys, "v1")
+    assert sum(map(len, loaded(hub, toys, "v1", revision="v1").values())) == 30
+
+
+def test_four_releases_at_the_same_time(hub: Hub, toys: Path) -> None:
+    text = (toys / "releases.py").read_text()
+    (toys / "releases.py").write_text(text + "V3 = V1.but('v3')\nV4 = V2.but('v4')\n")
+    for name in ("v3", "v4"):
+        made(toys, name)
+    hub.commit(REPO, {"README.md": b""})
+    runs = []
+    for name in ("v1", "v2", "v3", "v4"):
+        environment = hub.environment(toys / f"home-{name}", token="hf_write")
+        pipe = subprocess.PIPE
+        runs.append(subprocess.Popen(command(toys, name), env=environment, stdout=pipe, stderr=subprocess.STDOUT))
+    for run in runs:
+        said, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, said.decode()
+    meta = yaml.safe_load(hub.files(REPO)["README.md"].decode().split("---")[1])
+    assert [config["config_name"] for config in meta["configs"]][:4] == ["v1", "v2", "v3", "v4"]
+    assert len(loaded(hub, toys, "v3")["train"]) == len(loaded(hub, toys, "v1")["train"])
+
+
+@pytest.mark.parametrize(
+    "token, change, message",
+    [
+        ("hf_wrong", {}, "does not take this token: log in again with: hf auth login"),
+        ("hf_read", {}, "may not be written with this token"),
+        ("hf_write", {"quota": 10}, "may not be written with this token"),
+        ("hf_other", {"private": True}, "org/toys"),
+    ],
+)
+def test_one_sentence_that_says_what_to_do(
+    hub: Hub, toys: Path, token: str, change: dict[str, Any], message: str
+) -> None:
+    hub.commit(REPO, {"README.md": b""})
+    hub.store.change(REPO, **change)
+    said = push(hub, toys, "v1", token=token, code=3)["error"]
+    assert message in said
+    assert "\n" not in said
+
+
+def test_rows_of_unknown_licence_are_published_on_purpose_only(hub: Hub, toys: Path) -> None:
+    path = toys / "dist/toys/releases/v1.lock.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "licenses": {"unknown": 4, "mit": 26}}))
+    said = push(hub, toys, "v1", code=2)["error"]
+    assert "toys/v1 holds 4 rows of unknown licence" in said
+    push(hub, toys, "v1", "--allow-unknown-license")

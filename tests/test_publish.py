@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,27 @@ def test_cut_off_after_every_commit_a_release_is_there_or_not(hub: Hub, toys: Pa
             assert sum(map(len, rows.values())) == 30
     push(hub, toys, "v1")
     assert sum(map(len, loaded(hub, toys, "v1", revision="v1").values())) == 30
+
+
+def test_killed_at_every_stage_it_ends_with_the_same_files(hub: Hub, toys: Path) -> None:
+    for what in ("preupload", "commit", "commit", "tag"):  # that of the shards, and that of the card
+        hub.faults = [Fault(f"POST .*/{what}/", delay=1)]
+        run = subprocess.Popen(command(toys, "v1"), env=hub.environment(toys / "home", token="hf_write"))
+        try:
+            waited = time.monotonic() + 60
+            while hub.faults[0].times == 1_000_000 and run.poll() is None and time.monotonic() < waited:
+                time.sleep(0.05)
+        finally:
+            run.kill()
+            run.wait()
+        hub.faults = []
+    push(hub, toys, "v1")
+    lock = json.loads((toys / "dist/toys/releases/v1.lock.json").read_text())
+    shards = {shard["path"] for split in lock["splits"].values() for shard in split["shards"]}
+    assert {path for path in hub.files(REPO) if not path.startswith(".git")} == {
+        "README.md", "releases/v1.lock.json", "ledger/v1.parquet", *shards,
+    }  # fmt: skip
+    assert hub.files(REPO, "v1") == hub.files(REPO)
 
 
 def test_four_releases_at_the_same_time(hub: Hub, toys: Path) -> None:

@@ -33,7 +33,7 @@ def _group(name: str, help_: str, *commands: Callable[..., None]) -> None:
 
 
 _add(app, building.sources, building.releases, building.plan, building.build, building.retry, building.explain)
-_add(app, duplicates.tune, releases.diff, releases.push)
+_add(app, duplicates.tune, releases.diff, releases.push, releases.verify)
 _group("audit", "What is wrong with a built release.", duplicates.leaks)
 _group("store", "What models said about rows, kept for every release.", stores.ls, stores.verify, stores.gc)
 

@@ -90,6 +90,16 @@ class Hub:
         """A small file's bytes."""
         return bytes(self.call(lambda: self.files.cat_file(f"datasets/{self.repo}@{revision}/{path}")))
 
+    def fetch(self, path: str, revision: str, folder: Path) -> Path:
+        """A file, fetched into `folder`."""
+        return Path(
+            self.call(
+                lambda: self.api.hf_hub_download(
+                    self.repo, path, revision=revision, repo_type="dataset", local_dir=folder
+                )
+            )
+        )
+
     def commit(
         self, message: str, files: dict[str, bytes | Path], gone: Sequence[str] = (), parent: str | None = None
     ) -> str:

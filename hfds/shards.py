@@ -167,8 +167,7 @@ def _write(rows: Dataset, shard: Shard, features: Features, path: Path, note: Pa
     digests = []
     with pq.ParquetWriter(aside, schema, **_options(schema)) as writer:
         for table in _tables(rows, shard.groups, features):
-            content = table.drop_columns([c for c in ("image",) if c in table.column_names])
-            digests.append(hash_texts(canonical(content.append_column("split", pa.repeat(shard.split, len(table))))))
+            digests.append(row_digests(table, shard.split))
             writer.write_table(table.select(schema.names), row_group_size=len(table) or None)
     aside.rename(path)
     all_digests = np.concatenate(digests) if digests else np.zeros((0, 2), np.uint64)
@@ -179,6 +178,12 @@ def _write(rows: Dataset, shard: Shard, features: Features, path: Path, note: Pa
     note.with_suffix(".part").write_text(json.dumps({"stamp": [stat.st_size, stat.st_mtime_ns], "sha256": sha256}))
     note.with_suffix(".part").rename(note)
     return _written(shard, path, sha256, all_digests)
+
+
+def row_digests(table: pa.Table, split: str) -> np.ndarray:
+    """xxh3-128 of what each row says, pictures by their hash, and of its split: (rows, 2) uint64."""
+    content = table.drop_columns([column for column in ("image",) if column in table.column_names])
+    return hash_texts(canonical(content.append_column("split", pa.repeat(split, len(table)))))
 
 
 def _written(shard: Shard, path: Path, sha256: str, digests: np.ndarray) -> Written:

@@ -192,6 +192,31 @@ def test_four_releases_at_the_same_time(hub: Hub, toys: Path) -> None:
     assert len(loaded(hub, toys, "v3")["train"]) == len(loaded(hub, toys, "v1")["train"])
 
 
+def verified(hub: Hub, folder: Path, name: str) -> tuple[int, Any]:
+    asked = [sys.executable, "-m", "hfds.cli", "verify", REPO, name, "--json"]
+    environment = hub.environment(folder / "verifier", token="hf_read")
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=120)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_what_is_published_can_be_verified(hub: Hub, toys: Path) -> None:
+    text = (toys / "releases.py").read_text()
+    (toys / "releases.py").write_text(text.replace('columns=("prompt",', 'columns=("prompt", "image_hash",'))
+    made(toys, "v1")
+    push(hub, toys, "v1")
+    assert verified(hub, toys, "v1") == (0, [])
+    code, said = verified(hub, toys, "v3")
+    assert (code, said["error"]) == (2, "org/toys has no release 'v3': it is one of: v1")
+    shard = next(path for path in hub.files(REPO) if path.startswith("data/v1/train"))
+    blob = hub.blob(REPO, shard)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    code, differing = verified(hub, toys, "v1")
+    assert code == 1
+    assert f"sha256 of {shard}" in [one["what"] for one in differing]
+
+
 @pytest.mark.parametrize(
     "token, change, message",
     [

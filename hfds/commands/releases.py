@@ -65,3 +65,20 @@ def push(
         show([{"file": path, "bytes": size} for path, size in pushed.files.items()], False, ["file", "bytes"])
         return typer.echo(f"{len(pushed.files):,} files, {sent:,} bytes, {pushed.commits} commits; {there}")
     return typer.echo(f"{to}: {release} at {pushed.commit}, {sent:,} bytes were sent, {there}")
+
+
+def verify(
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="A dataset repository on the Hub.")],
+    release: Name,
+    as_json: Json = False,
+) -> None:
+    """Fetch a published release and compare every byte and count with its lock; exit code 1 where they differ."""
+    from hfds.verify import verify as compare
+
+    differing = compare(repo, release)
+    if differing or as_json:
+        show(differing, as_json, ["what", "lock", "found"])
+    if differing:
+        raise typer.Exit(1)
+    if not as_json:
+        typer.echo(f"{repo}: {release} is what its lock says")

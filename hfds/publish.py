@@ -2,7 +2,8 @@
 
 1. The shards, in commits that no card lists yet. What is there already is not sent again.
 2. They are read back: their sha256, their rows, their columns, and a row group of each split.
-3. One commit with the card, the ledger and the lock: from then on `load_dataset(repo, release)` finds it.
+3. One commit with the card, the Croissant document, the ledger and the lock: from then on `load_dataset(repo, release)`
+   finds it.
 4. The tag. A release that has one is never written again.
 """
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets.utils import tqdm
 
 from hfds.card import merged, render
+from hfds.croissant import croissant
 from hfds.earlier import lock_of
 from hfds.errors import ConfigError, HubError
 from hfds.hub import Hub, Moved, Stored
@@ -26,6 +28,7 @@ from hfds.lock import release_order
 AT_ONCE = 25  # shards of a commit: what a kill can cost is one commit
 TURNS = 10  # times that the last commit is made anew because somebody else was faster
 LOCKS = "releases/"
+CROISSANT = "croissant.json"
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,9 @@ def _list(hub: Hub, home: Path, lock: Mapping[str, Any]) -> str:
         old = hub.read("README.md", head).decode() if "README.md" in tree else ""
         card = merged(old, ordered) if old.strip() else render(ordered)
         gone = [path for path in tree if path.startswith(f"data/{name}/") and path not in shards]
-        files: dict[str, bytes | Path] = {"README.md": card.encode(), own: home / own, ledger: home / ledger}
+        told = json.dumps(croissant(ordered, hub.repo), indent=2, ensure_ascii=False)
+        files: dict[str, bytes | Path] = {"README.md": card.encode(), CROISSANT: told.encode()}
+        files |= {own: home / own, ledger: home / ledger}
         try:
             return hub.commit(f"{name}: {sum(s['rows'] for s in lock['splits'].values()):,} rows", files, gone, head)
         except Moved:

@@ -81,6 +81,8 @@ def test_a_release_comes_back_as_it_was_built(hub: Hub, toys: Path, xet: bool) -
     for path in ("releases/v1.lock.json", "ledger/v1.parquet", *(p for p in planned["files"] if p.startswith("data/"))):
         assert files[path] == (toys / "dist/toys" / path).read_bytes()
     lock = json.loads(files["releases/v1.lock.json"])
+    told = {one.get("sha256") for one in json.loads(files["croissant.json"])["distribution"]}
+    assert {shard["sha256"] for split in lock["splits"].values() for shard in split["shards"]} <= told
     rows = loaded(hub, toys, "v1")
     assert {split: len(part) for split, part in rows.items()} == {
         name: split["rows"] for name, split in lock["splits"].items()
@@ -168,7 +170,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_files(hub: Hub, toys: Path)
     lock = json.loads((toys / "dist/toys/releases/v1.lock.json").read_text())
     shards = {shard["path"] for split in lock["splits"].values() for shard in split["shards"]}
     assert {path for path in hub.files(REPO) if not path.startswith(".git")} == {
-        "README.md", "releases/v1.lock.json", "ledger/v1.parquet", *shards,
+        "README.md", "croissant.json", "releases/v1.lock.json", "ledger/v1.parquet", *shards,
     }  # fmt: skip
     assert hub.files(REPO, "v1") == hub.files(REPO)
 

@@ -12,7 +12,7 @@ from processors.duplicates import Verdicts
 from processors.duplicates.codes import Coder, Tuning
 from processors.duplicates.cosine import components, drop_all, keep_first
 from processors.duplicates.embedded import embedded
-from processors.duplicates.pairs import every
+from processors.duplicates.pairs import Measure, Pairs, alike, merged
 
 BLOCKS = [Tuning(23, 61), Tuning(64, 40, 4), Tuning(300, 50, 24), Tuning.of("cpu")]
 Data = Callable[[np.random.Generator], tuple[np.ndarray, float]]
@@ -27,6 +27,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def every(measure: Measure) -> Pairs:
+    """All pairs that are alike, in ascending order."""
+    return merged(list(alike(measure)))
 
 
 def normalised(values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from processors.duplicates.embedded import embedded
 from processors.duplicates.greedy import replay
 from processors.duplicates.hamming import hamming
 from processors.duplicates.jaccard import jaccard
-from processors.duplicates.pairs import Measure, alike, equal, every
+from processors.duplicates.pairs import Measure, Pairs, alike, equal, merged
 from processors.duplicates.shingles import Sets
 
 ROWS = 400
@@ -27,6 +27,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def every(measure: Measure) -> Pairs:
+    """All pairs that are alike, in ascending order."""
+    return merged(list(alike(measure)))
 
 
 def repeated(random: np.random.Generator) -> np.ndarray:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from processors.duplicates import Verdicts
+from processors.duplicates import Verdicts, exact
 from processors.duplicates.codes import Coded, Columns, Tuning
 from processors.duplicates.journal import Journal
 from processors.duplicates.screen import Apart, Pairs, Screen
-from processors.duplicates.vectors import check, first_of_equal, hashed
+from processors.duplicates.vectors import check, hashed
 
 Progress = Callable[[int], object]
 
@@ -149,7 +149,7 @@ def components(
 def _equal(vectors: np.ndarray, *work: object) -> tuple[np.ndarray, str]:
     """The first of the rows that are equal to each, and all that the work on them depends on."""
     keys = hashed(vectors)
-    return first_of_equal(keys), repr((vectors.shape, vectors.dtype.str, xxhash.xxh3_128_hexdigest(keys.data), *work))
+    return exact.components(keys), repr((vectors.shape, vectors.dtype.str, xxhash.xxh3_128_hexdigest(keys.data), *work))
 
 
 def _distinct(first: np.ndarray) -> np.ndarray:

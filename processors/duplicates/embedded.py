@@ -6,11 +6,12 @@ from typing import Self
 
 import numpy as np
 
+from processors.duplicates import exact
 from processors.duplicates.arrays import numbered
 from processors.duplicates.codes import Coded, Columns, Tuning
 from processors.duplicates.pairs import Finder, Measure, Pairs, merged
 from processors.duplicates.screen import Screen
-from processors.duplicates.vectors import check, first_of_equal, hashed, similarities
+from processors.duplicates.vectors import check, hashed, similarities
 
 AT_ONCE = 1 << 20  # pairs that may be alike and are checked together
 
@@ -46,7 +47,7 @@ class Embedded(Measure):
 def embedded(vectors: np.ndarray, threshold: float, *, device: str = "cpu", tuning: Tuning | None = None) -> Embedded:
     """How vectors are compared. Arguments and exceptions are those of `cosine.keep_first`."""
     check(vectors, threshold)
-    copy_of = first_of_equal(hashed(vectors))
+    copy_of = exact.components(hashed(vectors))
     distinct = np.flatnonzero(copy_of == np.arange(len(vectors)))
     return Embedded(
         copy_of,

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from hfds.record import begins
 from processors.duplicates import Verdicts
-from processors.duplicates.arrays import changes, low_bits, row_bits
+from processors.duplicates.arrays import changes, copies, low_bits, row_bits
 
 
 def keep_first(keys: np.ndarray, *, fixed: int = 0, among: bool = True) -> Verdicts:
@@ -22,9 +21,9 @@ def drop_all(keys: np.ndarray, *, fixed: int = 0) -> Verdicts:
     """Drops every row whose key another row has; the first other such row is its partner."""
     partner = components(keys)
     rows = np.arange(len(keys))
-    copies = np.flatnonzero(partner < rows)[::-1]
+    again = np.flatnonzero(partner < rows)[::-1]
     partner[partner == rows] = -1
-    partner[partner[copies]] = copies  # of several copies of a row the first one, which is written last
+    partner[partner[again]] = again  # of several copies of a row the first one, which is written last
     partner[:fixed] = -1
     return _verdicts(partner)
 
@@ -44,16 +43,7 @@ def components(keys: np.ndarray) -> np.ndarray:
     apart = keys.take(first, axis=0) != keys
     if apart.any():
         mixed = np.flatnonzero(np.isin(first, first[apart.any(axis=1)]))
-        first[mixed] = mixed[_sorted_out(keys[mixed])]
-    return first
-
-
-def _sorted_out(keys: np.ndarray) -> np.ndarray:
-    """As `components`, by all bits."""
-    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable
-    new = begins(keys, order)
-    first = np.empty(len(keys), np.int64)
-    first[order] = order[new][new.cumsum() - 1]
+        first[mixed] = mixed[copies(keys[mixed])]
     return first
 
 

@@ -233,11 +233,6 @@ def alike(
             progress(start, rows)
 
 
-def every(measure: Measure, progress: Progress | None = None) -> Pairs:
-    """All pairs that are alike at once, in ascending order: 24 bytes each."""
-    return merged(list(alike(measure, progress=progress)))
-
-
 def merged(blocks: list[Pairs]) -> Pairs:
     """Pairs of several blocks in ascending order."""
     if not blocks:

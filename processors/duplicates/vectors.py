@@ -5,8 +5,6 @@ import math
 import numpy as np
 import xxhash
 
-from hfds import record
-
 BLOCK = 16_384  # rows read at a time
 PAIRS = 2_048  # pairs multiplied at a time: 6 MB each side at 384 dimensions
 LENGTH = 0.01  # how far the length of a normalised vector may be from 1; bfloat16 and float16 leave less
@@ -63,15 +61,6 @@ def hashed(vectors: np.ndarray) -> np.ndarray:
         digests = b"".join([xxhash.xxh3_128_digest(row) for row in block])
         keys[at : at + len(block)] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
     return keys
-
-
-def first_of_equal(keys: np.ndarray) -> np.ndarray:
-    """For every row the position of the first row with the same key: shape (rows,), int64."""
-    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable
-    new = record.begins(keys, order)
-    first = np.empty(len(keys), np.int64)
-    first[order] = order[new][np.cumsum(new) - 1] if len(order) else order
-    return first
 
 
 def similarities(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:

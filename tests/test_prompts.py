@@ -1,6 +1,7 @@
 """Prompts: each rule and its switch, cleaning twice is cleaning once, and the first rule that fails is the reason."""
 
 import ast
+import os
 import pickle
 import random
 import re
@@ -186,6 +187,18 @@ def test_a_prompt_does_not_depend_on_its_neighbours(texts: list[str]) -> None:
     assert [d and d["reason"] for d in KeepPrompt()(rows(list(texts)))["dropped"]] == [
         d and d["reason"] for d in dropped
     ]
+
+
+def test_words_are_counted_the_same_whatever_lies_in_memory_beyond_the_text() -> None:
+    count = (
+        "import pyarrow as pa; from datasets import Dataset; from processors.keep_prompt import KeepPrompt\n"
+        "rows = Dataset(pa.table({'id': ['a/1'], 'prompt': ['iso awardf, &amp;  ']}))\n"
+        "print(KeepPrompt()(rows)['dropped'][0]['reason'])"
+    )
+    for fill in ("0", "85", "255"):  # glibc fills what malloc gives with the complement
+        memory = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_PERTURB_": fill}
+        done = subprocess.run([sys.executable, "-c", count], env=os.environ | memory, capture_output=True, text=True)
+        assert done.stdout == "few_unique_words\n", done.stderr
 
 
 def real_prompts() -> pa.Array:

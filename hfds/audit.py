@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from hfds.card import escape
 from hfds.earlier import lock_of, rows_of
 from hfds.errors import ConfigError, MissingExtra, SourceMissing, nearest
 from hfds.lock import release_names
+from hfds.markdown import escape, table
 from hfds.processor import Step
 from hfds.record import printable
 from hfds.run import Run
@@ -59,9 +59,8 @@ class Audit:
         for title, rows in (
             ("Checks", self.checked), ("Not checked", self.skipped), ("Leaks", self.leaks), ("Worst pairs", self.pairs)
         ):  # fmt: skip
-            lines = [[*rows[0]], ["---"] * len(rows[0])] if rows else []
-            lines += [[escape(printable(str(cell))) for cell in row.values()] for row in rows]
-            parts += [f"## {title}", "\n".join(f"| {' | '.join(line)} |" for line in lines) or "None."]
+            cells = [[printable(str(cell)) for cell in row.values()] for row in rows]
+            parts += [f"## {title}", table([*rows[0]], cells) if rows else "None."]
         return "\n\n".join(parts)
 
 

@@ -1,6 +1,5 @@
 """The card of a built dataset: numbers from its locks, words from `cards/`. Never half of either by hand."""
 
-import html
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -12,11 +11,10 @@ import yaml
 
 from hfds.errors import ConfigError
 from hfds.lock import read_locks
+from hfds.markdown import escape, size, table
 
 BEGIN, END = "<!-- hfds: written by a build or a push, down to the next mark -->", "<!-- hfds: end -->"
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")  # the shape of the Hub's identifiers: SPDX in lower case
-_LINKS = {"://": ":&#47;&#47;", "www.": "www&#46;", "@": "&#64;"}  # what becomes a link without any markup
 
 
 def write_card(home: Path) -> None:
@@ -104,7 +102,7 @@ def _front_matter(locks: Mapping[str, Mapping[str, Any]]) -> str:
 def _release(lock: Mapping[str, Any]) -> str:
     """The section of one release."""
     splits = [
-        [name, f"{split['rows']:,}", _size(split["bytes"]), str(len(split["shards"]))]
+        [name, f"{split['rows']:,}", size(split["bytes"]), str(len(split["shards"]))]
         for name, split in lock["splits"].items()
     ]
     licenses = [[name, f"{rows:,}"] for name, rows in lock["licenses"].items()]
@@ -117,12 +115,12 @@ def _release(lock: Mapping[str, Any]) -> str:
             for s in lock["sources"]
             if s.get("limit")
         },
-        _table(["split", "rows", "size", "shards"], splits),
+        table(["split", "rows", "size", "shards"], splits),
         "What happened to every row:",
-        _table(["input", "rows", "dropped", "kept"], funnel_rows(lock["funnel"])),
-        _table(["step", "parameters"], steps) if steps else "",
-        _table(["licence", "rows"], licenses),
-        _table(["source", "revision", "licence", "files"], [_source(source) for source in lock["sources"]]),
+        table(["input", "rows", "dropped", "kept"], funnel_rows(lock["funnel"])),
+        table(["step", "parameters"], steps) if steps else "",
+        table(["licence", "rows"], licenses),
+        table(["source", "revision", "licence", "files"], [_source(source) for source in lock["sources"]]),
         f"Digest `{lock['digest']}`; every file and parameter is in `releases/{lock['release']}.lock.json`, the fate of"
         f" every row in the config `{lock['release']}-ledger`.",
     ]
@@ -145,24 +143,3 @@ def funnel_rows(funnel: list[dict[str, Any]]) -> list[list[str]]:
 def _source(source: Mapping[str, Any]) -> list[str]:
     revision = source["revision"] or "local files"
     return [source["input"], revision, source["license"], f"{len(source['files']):,}"]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([escape(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def escape(text: str) -> str:
-    """Text without any markup of its own: one line, every character that Markdown or HTML would act on escaped."""
-    safe = _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
-    for link, spelled in _LINKS.items():
-        safe = safe.replace(link, spelled)
-    return safe
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

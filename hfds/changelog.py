@@ -8,7 +8,7 @@ from typing import Any
 
 import xxhash
 
-from hfds.card import escape
+from hfds.markdown import escape, table
 from hfds.record import printable
 
 FEW = 0.01  # of all rows: no more may be removed or changed in a patch
@@ -82,10 +82,7 @@ class Diff:
         """The changelog as a section of a card. Nothing in it that comes from data is markup."""
         parts = [f"### {escape(self.new)} after {escape(self.old)}", f"{escape(self.headline())}."]
         for title, rows in self.tables().items():
-            lines = [[*rows[0]], *([*row.values()] for row in rows)]
-            cells = [[escape(cell) for cell in line] for line in lines]
-            cells.insert(1, ["---"] * len(rows[0]))
-            parts += [f"**{escape(title)}**", "\n".join(f"| {' | '.join(line)} |" for line in cells)]
+            parts += [f"**{escape(title)}**", table([*rows[0]], [[*row.values()] for row in rows])]
         return "\n\n".join(parts)
 
 

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from datasets import Image
 
 from hfds.changelog import Diff, brief, text_of
+from hfds.columns import read, take
 from hfds.drift import drift
 from hfds.made_of import differing, made_of, sides, types
-from hfds.place import Place, read, take
+from hfds.place import Place
 from hfds.record import canonical, hash_texts
 
 SAMPLES = 5  # rows that are shown of each kind

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Image
 
+from hfds.columns import read
 from hfds.made_of import sides
-from hfds.place import Place, read
+from hfds.place import Place
 
 CATEGORIES = ("license", "source")  # counted value by value, like any text column with few values that come up often
 LEVELS = 50  # are few values

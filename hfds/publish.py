@@ -23,11 +23,10 @@ from hfds.croissant import croissant
 from hfds.earlier import lock_of
 from hfds.errors import ConfigError, HubError
 from hfds.hub import Hub, Moved, Stored
-from hfds.lock import release_order
+from hfds.lock import LOCKS, release_order
 
 AT_ONCE = 25  # shards of a commit: what a kill can cost is one commit
 TURNS = 10  # times that the last commit is made anew because somebody else was faster
-LOCKS = "releases/"
 CROISSANT = "croissant.json"
 
 

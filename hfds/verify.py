@@ -15,8 +15,7 @@ from hfds.archive import sha256_of
 from hfds.errors import ConfigError, ConservationError, nearest
 from hfds.hub import Hub
 from hfds.ledger import check_conservation, funnel
-from hfds.lock import digest_of
-from hfds.publish import LOCKS
+from hfds.lock import LOCKS, digest_of
 from hfds.shards import Written, row_digests
 
 

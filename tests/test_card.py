@@ -4,8 +4,9 @@ from typing import Any
 
 import yaml
 
-from hfds.card import escape, render
+from hfds.card import render
 from hfds.lock import digest_of, release_order
+from hfds.markdown import escape
 
 HOSTILE = "<script>alert(1)</script> | [x](javascript:1) `rm` *b* ![i](http://e) \n# title"
 

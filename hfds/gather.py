@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 
 import multiprocess
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
+from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
 from hfds import record
 from hfds.builder import Builder
@@ -40,7 +42,7 @@ def _pieces(builder: Builder, run: Run) -> list[Dataset]:
         with ExitStack() as stack:
             todo = (piece for _, piece in pieces)
             if run.num_proc > 1:
-                done = stack.enter_context(multiprocess.Pool(run.num_proc, disable_progress_bars)).imap(_prepare, todo)
+                done = stack.enter_context(multiprocess.Pool(run.num_proc, _alone)).imap(_prepare, todo)
             else:
                 done = map(_prepare, todo)
             bar = tqdm(done, total=len(pieces), desc=f"Reading {builder.NAME}", unit=" files")
@@ -48,6 +50,13 @@ def _pieces(builder: Builder, run: Run) -> list[Dataset]:
             for _ in bar:
                 pass
     return [_opened(piece, split) for split, piece in pieces]
+
+
+def _alone() -> None:
+    """A process that can be ended at any moment: a lock of tqdm that all share would stay taken for ever."""
+    disable_progress_bars()
+    for bars in (tqdm, hub_tqdm):
+        bars.set_lock(RLock())
 
 
 @contextmanager

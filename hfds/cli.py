@@ -9,7 +9,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import NoReturn
 
 import typer
@@ -41,7 +40,7 @@ _group("store", "What models said about rows, kept for every release.", stores.l
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors of ours are one sentence on stderr (or JSON on stdout), and an exit code."""
     given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    before = signal.signal(signal.SIGTERM, partial(_terminated, os.getpid()))
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(given, standalone_mode=False)
         if code == 130:  # what typer makes of Ctrl-C
@@ -58,13 +57,26 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _terminated(process: int, *_: object) -> NoReturn:
+def _terminated(*_: object) -> NoReturn:
     """What a launcher sends to the ranks that are left when one has died; what was computed is committed on the way."""
-    if os.getpid() != process:  # one of our background processes, which inherited this
-        os._exit(143)
     message = "hfds: ended from outside, as by a launcher when another rank died; what was computed is kept, run again"
     typer.secho(message, err=True, fg="red")
     raise SystemExit(143)
+
+
+def _forked() -> None:
+    """Background processes end at once when they are told to."""
+    if signal.getsignal(signal.SIGTERM) is _terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+# A signal that comes while Python forks is forgotten where Python handles it, and a pool then waits for ever.
+os.register_at_fork(
+    before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+    after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}),
+    after_in_child=_forked,
+)
 
 
 def _fail(message: str, code: int, given: list[str]) -> NoReturn:

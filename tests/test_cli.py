@@ -1,6 +1,8 @@
 """The command line: what it prints for people and for programs, and its exit codes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +209,19 @@ def test_explain_names_what_was_built(call: Any, mine: Path, tmp_path: Path) -> 
     assert call("build", mine, "v1", *where)[0] == 0
     assert "did you mean 'toys'" in call("explain", "toy", "v1", "toy/1", "--out", tmp_path / "dist")[2]
     assert "did you mean 'v1'" in " ".join(call("explain", "toys", "v", "toy/1", "--out", tmp_path / "dist")[2].split())
+
+
+def test_background_processes_end_when_they_are_told_to_as_soon_as_they_begin() -> None:
+    end = (
+        "import signal\nfrom unittest.mock import patch\nimport multiprocess\nfrom hfds import cli\n"
+        "memory = [bytes(1000) for _ in range(300_000)]\n"  # what makes a fork take its time
+        "def ended(*_, **__):\n"
+        "    for _ in range(10):\n"
+        "        with multiprocess.Pool(2) as pool:\n"
+        "            pool.terminate()\n"
+        "    print('ended')\n"
+        "with patch.object(cli, 'app', ended):\n"
+        "    cli.main(['sources'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", end], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "ended\n", done.stderr

@@ -4,6 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 from hub import Hub
+from hypothesis import settings
+
+settings.register_profile("hfds", deadline=None)  # how long a test takes is not tested
+settings.load_profile("hfds")
 
 
 @pytest.fixture

@@ -59,18 +59,6 @@ def annotators_of(dataset: str, name: str) -> tuple[Step, ...]:
         return ()
 
 
-def find_ledger(dataset: str, name: str, out: Path) -> Path:
-    """The ledger of a release that was built below `out`; raises ConfigError with the nearest that was."""
-    dataset = dataset_name(dataset, name)
-    built = sorted(path.parent.parent.name for path in out.glob("*/ledger/*.parquet"))
-    if dataset not in built:
-        raise ConfigError(f"no dataset {dataset!r} was built in {out}: {nearest(dataset, dict.fromkeys(built))}")
-    releases = sorted(path.stem for path in (out / dataset / "ledger").glob("*.parquet"))
-    if name not in releases:
-        raise ConfigError(f"no release {name!r} of {dataset} was built in {out}: {nearest(name, releases)}")
-    return out / dataset / "ledger" / f"{name}.parquet"
-
-
 def releases_in(path: Path) -> list[Release]:
     """Every Release that a user's own Python file defines at its top level. The file is run: it is the user's code."""
     if not path.is_file():

@@ -1,6 +1,7 @@
 """Changelog: what changed from one release to another as a value, its level, and how it is told."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import xxhash
 
+from hfds.errors import ConfigError
 from hfds.markdown import escape, table
 from hfds.record import printable
 
@@ -150,3 +152,41 @@ def text_of(value: Any) -> str | None:
         return value
     told = xxhash.xxh3_128_hexdigest
     return json.dumps(value, ensure_ascii=False, default=lambda one: told(one) if isinstance(one, bytes) else str(one))
+
+
+LEVELS = ("none", "patch", "minor", "major")
+
+
+def promised(old: str, new: str) -> str | None:
+    """The most that the name of a release promises to differ from the one before: names are <base>[.<minor>[.<patch>]].
+
+    "patch" for the same base and minor, "minor" for the same base, None for another base: that promises nothing.
+    """
+    before, after = _numbered(old), _numbered(new)
+    if before[0] != after[0]:
+        return None
+    return "patch" if before[1] == after[1] else "minor"
+
+
+def check_level(found: Diff) -> None:
+    """Raises ConfigError where a release differs more from the one before than its name promises."""
+    promise, (is_, because) = promised(found.old, found.new), level(found)
+    if promise is None or LEVELS.index(is_) <= LEVELS.index(promise):
+        return
+    base, minor = _numbered(found.old)
+    right = f"{base}.{minor + 1}" if is_ == "minor" else _next(base)
+    raise ConfigError(
+        f"{found.new} is named as a {promise} of {found.old}, but is {is_} ({', '.join(because)}): name it {right}"
+    )
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """The base and the minor number of a release's name, 0 where it has none."""
+    parts = re.fullmatch(r"(.+?)(?:\.(\d+)(?:\.\d+)?)?", name, re.DOTALL)
+    return (parts[1], int(parts[2] or 0)) if parts else (name, 0)
+
+
+def _next(base: str) -> str:
+    """Another base: with the last number in it one higher, "v5" after "v4" and "v5-a" after "v4-a"."""
+    last = re.search(r"(\d+)(\D*)\Z", base)
+    return f"{base[: last.start()]}{int(last[1]) + 1}{last[2]}" if last else f"{base}-2"

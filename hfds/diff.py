@@ -1,10 +1,10 @@
 """Diff: what changed from one release of a dataset to another, and why, from their shards, ledgers and locks.
 
 Rows are the same when their ids are, and values when their hashes are. What is held of a row is a few hashes, whatever
-it shows; where both releases have `image_hash`, no picture is read.
+it shows; where both releases have `image_hash`, no picture is read. Of published releases the columns are fetched once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from datasets import Image
 
 from hfds.changelog import Diff, brief, text_of
-from hfds.columns import read, take
+from hfds.columns import gather, read, take
 from hfds.drift import drift
 from hfds.made_of import differing, made_of, sides, types
 from hfds.place import Place
@@ -30,7 +30,11 @@ def diff(old: Place, new: Place) -> Diff:
 
     Raises:
         BadFile: one of their files cannot be read.
+        HubError: one of them is published and cannot be read now.
     """
+    for place, other in ((old, new), (new, old)):
+        gather(place.shards, [name for name, kind in _shared(place, other) if not isinstance(kind, Image)])
+        gather(place.ledger, ["id", *FATE])
     before, after = _Rows(old), _Rows(new)
     at = _find(after.keys, before.keys)
     both, added = np.flatnonzero(at >= 0), np.flatnonzero(at < 0)
@@ -149,22 +153,32 @@ def _changed(before: _Rows, old: np.ndarray, after: _Rows, new: np.ndarray) -> t
     anywhere, found = np.zeros(len(new), bool), []
     here, there = before.place, after.place
     hashed = all("image_hash" in place.features for place in (here, there))
-    for column, kind in types(there).items():
-        if column == "id" or types(here).get(column) != kind:
+    for column, kind in _shared(there, here):
+        if column == "id":
             continue
-        leaf = column
-        if isinstance(there.features[column], Image):
-            leaf = "image_hash" if hashed and column == "image" else f"{column}.bytes"
+        by_hash = hashed and column == "image"
+        leaf = "image_hash" if by_hash else f"{column}.bytes" if isinstance(kind, Image) else column
         differs = _digests(here, leaf)[old] != _digests(there, leaf)[new]
         if some := np.flatnonzero(differs)[:SAMPLES].tolist():
             anywhere |= differs
-            pairs = zip(
-                take(here.shards, ["id", column], old[some]), take(there.shards, [column], new[some]), strict=True
-            )
-            samples = [{"id": one["id"], **_apart(one[column], other[column])} for one, other in pairs]
+            shown = ["id", "image.path", "image_hash"] if by_hash else ["id", column]
+            pairs = zip(take(here.shards, shown, old[some]), take(there.shards, shown, new[some]), strict=True)
+            samples = [{"id": one["id"], **_apart(_value(one, column), _value(other, column))} for one, other in pairs]
             rows = int(differs.sum())
             found.append({"column": column, "rows": rows, "share": rows / len(new), "samples": samples})
     return int(anywhere.sum()), sorted(found, key=lambda one: (-one["rows"], one["column"]))
+
+
+def _shared(place: Place, other: Place) -> list[tuple[str, Any]]:
+    """The columns that both have and of one type, and what they hold."""
+    theirs = types(other)
+    return [(name, place.features[name]) for name, kind in types(place).items() if theirs.get(name) == kind]
+
+
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    """What a row has in a column; for the bytes of a picture that were not read stands their hash."""
+    value = row[column]
+    return value and {"bytes": row["image_hash"], **value} if column == "image" and "image_hash" in row else value
 
 
 def _digests(place: Place, leaf: str) -> np.ndarray:

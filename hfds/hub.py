@@ -10,17 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, get_session, hf_hub_url
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # named there, but not exported to mypy
+    build_hf_headers,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
-from hfds.errors import HubError, causes
+from hfds.errors import ConfigError, HubError, causes
 from hfds.upstream import clean_token
 
 T = TypeVar("T")
 TRIES = 7
 LONGEST = 60.0  # seconds between two of them
+PATIENCE = 60  # seconds without a byte of an answer
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which the same request may succeed
 
 
@@ -43,9 +49,16 @@ class Hub:
     Args:
         repo: "org/name".
         token: of someone who may write there; the one that `hf auth login` keeps when None.
+
+    Raises:
+        ConfigError: that is no name of a repository.
     """
 
     def __init__(self, repo: str, token: str | None = None):
+        try:
+            validate_repo_id(repo)
+        except hub_errors.HFValidationError:
+            raise ConfigError(f"{repo!r} is no repository on the Hub: write org/name") from None
         self.repo = repo
         self.token = clean_token(repo, token)
         self.api = HfApi(token=self.token, library_name="hfds")
@@ -89,6 +102,21 @@ class Hub:
     def read(self, path: str, revision: str) -> bytes:
         """A small file's bytes."""
         return bytes(self.call(lambda: self.files.cat_file(f"datasets/{self.repo}@{revision}/{path}")))
+
+    def part(self, path: str, revision: str, start: int, stop: int) -> bytes:
+        """A file's bytes from one place to before another, in one request."""
+        url = hf_hub_url(self.repo, path, repo_type="dataset", revision=revision)
+        asked = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        headers = build_hf_headers(token=self.token, library_name="hfds", headers=asked)
+
+        def get() -> bytes:
+            answer = get_session().get(url, headers=headers, timeout=PATIENCE)
+            hf_raise_for_status(answer)
+            if len(answer.content) != stop - start:
+                raise OSError(f"{len(answer.content):,} bytes of {stop - start:,}")
+            return bytes(answer.content)
+
+        return self.call(get)
 
     def fetch(self, path: str, revision: str, folder: Path) -> Path:
         """A file, fetched into `folder`."""

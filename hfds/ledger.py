@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 
-from hfds.errors import ConfigError, ConservationError, HfdsError
+from hfds.errors import ConservationError
 from hfds.record import hash_texts
 
 _NAMES = ("id", "input", "split", "step", "reason", "value", "threshold", "partner", "partner_in", "decision")
@@ -145,44 +145,3 @@ def check_conservation(
         kept.update(entry["kept"])
     if kept != Counter(written):
         raise ConservationError(f"the ledger keeps {dict(kept)} rows, the shards hold {dict(written)}")
-
-
-def explain(path: Path, id_: str) -> list[dict[str, Any]]:
-    """The ledger's row for `id_`, followed by those of its partner and its partner's partner, each with its `release`.
-
-    A partner in an earlier release is looked up in the ledger of that, where it lies in the same folder.
-
-    Raises:
-        ConfigError: no row has that id; similar ids are named.
-    """
-    if not path.exists():
-        raise HfdsError(f"no ledger at {path}: build the release first")
-    chain: list[dict[str, Any]] = []
-    ledger: Path | None = path
-    wanted: str | None = id_
-    while ledger and wanted and (ledger, wanted) not in [(row["release"], row["id"]) for row in chain]:
-        rows = pq.read_table(ledger, filters=[("id", "=", wanted)]).to_pylist()
-        if not rows:
-            raise ConfigError(f"no row {wanted!r} in {ledger.name}: {_similar(ledger, wanted)}")
-        chain.append({"release": ledger, **rows[0]})
-        wanted, ledger = rows[0]["partner"], _ledger_of(ledger, rows[0].get("partner_in"))
-    return [{**row, "release": f"{row['release'].parent.parent.name}/{row['release'].stem}"} for row in chain]
-
-
-def _ledger_of(path: Path, place: str | None) -> Path | None:
-    """The ledger of the release in "<dataset>/<release>:<split>", `path` where no release is named; None: not there."""
-    name, found, _ = (place or "").rpartition(":")
-    there = {
-        f"{one.parent.parent.name}/{one.stem}": one for one in path.parent.parent.parent.glob("*/ledger/*.parquet")
-    }
-    return there.get(name) if found else path
-
-
-def _similar(path: Path, id_: str) -> str:
-    key = id_.rpartition("/")[2]
-    for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
-        ids = batch.column("id")
-        found = ids.filter(pc.ends_with(ids, f"/{key}"))
-        if len(found):
-            return f"did you mean {found[0].as_py()!r}?"
-    return "ids begin with the source's name, as in 'diffusiondb/<file name>'"

@@ -63,7 +63,7 @@ def test_plan_build_explain_of_a_users_own_file(call: Any, mine: Path, tmp_path:
     assert "duplicate_prompt 20" in " ".join(out.split())
     code, out, _ = call("explain", mine, "v1", "toy/000004", "--out", tmp_path / "dist", "--json")
     assert code == 0
-    assert [(row["id"], row["reason"]) for row in json.loads(out)] == [
+    assert [(row["id"], row["reason"]) for row in json.loads(out)["chain"]] == [
         ("toy/000004", "duplicate_prompt"),
         ("toy/000003", None),
     ]

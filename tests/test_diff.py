@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Features, Value
 from fixtures import dalle3
-from fixtures.make import tar
+from fixtures.make import picture, tar
 from fixtures.toy import RELEASES, Toy, write
 from fixtures.voices import Compass, Wide
 
 from builders.dalle3 import Dalle3
 from hfds import Input, Release, build
-from hfds.changelog import Diff, level
+from hfds.changelog import Diff, check_level, level, promised
 from hfds.cli import main
 from hfds.diff import diff
 from hfds.errors import BadFile, ConfigError, SourceMissing
-from hfds.place import place_of
+from hfds.place import Place, place_of
+from hfds.remote import Kept, Remote
 from hfds.run import Run
 from processors.dedup import MarkDuplicates
 from processors.split import Split
@@ -234,6 +235,32 @@ def test_pictures(tmp_path: Path, old: tuple[str, ...], new: tuple[str, ...]) ->
     assert "image" not in {one["column"] for one in seen.drift}
 
 
+def test_pictures_that_lie_elsewhere_are_not_read(tmp_path: Path) -> None:
+    parts: list[tuple[int, int]] = []
+
+    def elsewhere(path: str) -> Remote:
+        def fetch(start: int, stop: int) -> bytes:
+            parts.append((start, stop))
+            return (tmp_path / "dist/toys" / path).read_bytes()[start:stop]
+
+        return Remote(path, (tmp_path / "dist/toys" / path).stat().st_size, fetch, Kept())
+
+    for name, seed in (("v1", 90), ("v2", 91)):
+        noise = [(f"{n}.png", picture("PNG", 900, 600, seed=n)) for n in range(4)]
+        noise += [("4.png", picture("PNG", 900, 600, seed=seed))]
+        texts = [(f"{n}.json", dalle3.meta(str(n), "png")) for n in range(5)]
+        tar(tmp_path / "sources/dalle3/data/data-000000.tar", sorted(noise + texts))
+        release = Release("toys", name, (Input(Dalle3),), columns=HASHED)
+        build(release, Run.here(tmp_path / "work"), sources=tmp_path / "sources", out=tmp_path / "dist")
+    locks = [place_of("toys", name, tmp_path / "dist").lock for name in ("v1", "v2")]
+    seen = diff(*(Place(lock, elsewhere) for lock in locks))
+    assert seen == found(tmp_path / "dist")
+    assert [one["column"] for one in seen.changed] == ["image", "image_hash"]
+    assert len(parts) <= 2 * len(("footer", "ids", "ledger"))
+    sizes = sum(split["bytes"] for lock in locks for split in lock["splits"].values())
+    assert sum(stop - start for start, stop in parts) < sizes / 4
+
+
 @dataclass(frozen=True)
 class Share(Wide):
     """The width as another type."""
@@ -319,6 +346,38 @@ def test_levels(changes: dict[str, Any], wanted: str) -> None:
     assert bool(seen[1]) == (wanted in ("major", "minor"))
 
 
+PLUS: dict[str, Any] = {"rows": {"added": 1200}}
+LESS: dict[str, Any] = {"columns": [{"column": "url", "old": "string", "new": None}]}
+
+
+@pytest.mark.parametrize(
+    "old, new, promise, changes, message",
+    [
+        ("v4", "v4.0.1", "patch", {}, None),
+        ("v4", "v4.0.1", "patch", PLUS, "a patch of v4, but is minor (1,200 rows were added): name it v4.1"),
+        ("v4.1.2", "v4.1.10", "patch", PLUS, "a patch of v4.1.2, but is minor (1,200 rows were added): name it v4.2"),
+        ("v4.1", "v4.2", "minor", PLUS, None),
+        ("v4", "v4.1", "minor", LESS, "a minor of v4, but is major (column url was removed): name it v5"),
+        ("v4-a", "v4-a.1.1", "minor", LESS, "a minor of v4-a, but is major (column url was removed): name it v5-a"),
+        ("demo", "demo.0.1", "patch", LESS, "a patch of demo, but is major (column url was removed): name it demo-2"),
+        ("v9.3", "v9", "minor", PLUS, None),
+        ("v4", "v5", None, LESS, None),
+        ("v4", "v4-a", None, LESS, None),
+        ("v4", "v4", "patch", {"digests": {"old": "d", "new": "d"}}, None),
+    ],
+)
+def test_names_promise_a_level(
+    old: str, new: str, promise: str | None, changes: dict[str, Any], message: str | None
+) -> None:
+    assert promised(old, new) == promise
+    seen = replace(of(**changes), old=old, new=new)
+    if message is None:
+        return check_level(seen)
+    with pytest.raises(ConfigError) as raised:
+        check_level(seen)
+    assert str(raised.value) == f"{new} is named as {message}"
+
+
 def test_one_way_by_several_decisions_is_one_sentence() -> None:
     moved = [{"from": "test", "to": "train", "decision": said, "rows": 2} for said in (None, "merged")]
     assert level(of(moved=moved)) == ("major", ["4 rows went from test into train"])
@@ -364,6 +423,11 @@ def test_on_the_command_line(both: Path, call: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(RELEASES.format(path=[str(Path(__file__).parent)]))
     assert call(str(tmp_path / "mine.py"), "v1", "v2", "--md")[0] == 0
     assert call("toys", "v2", "v2")[1].startswith("none: 6 rows became 6; 0 added")
+    for most, code in (("patch", 1), ("minor", 1), ("major", 0)):
+        for how in ("--json", "--md"):
+            ended, said, _ = call("toys", "v1", "v2", "--at-most", most, how)
+            assert (ended, bool(said)) == (code, True)
+    assert call("toys", "v2", "v2", "--at-most", "patch")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -371,7 +435,8 @@ def test_on_the_command_line(both: Path, call: Any, tmp_path: Path) -> None:
     [
         (("toys", "v1", "v3"), "release toys/v3 is not built in"),
         (("toys", "v0", "v2"), "release toys/v0 is not built in"),
-        (("toy", "v1", "v2"), "release toy/v1 is not built in"),
+        (("toy", "v1", "v2"), "no dataset 'toy' was built in"),
+        (("toys", "v1", "v2", "--at-most", "none"), "--at-most"),
         (("toys", "v1", "v2", "--md", "--json"), "give one of them"),
     ],
 )

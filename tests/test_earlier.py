@@ -9,7 +9,7 @@ from fixtures.voices import Compass
 
 from hfds import Input, Release, build
 from hfds.errors import ConfigError, SourceMissing
-from hfds.ledger import explain
+from hfds.explain import explain
 from hfds.lock import read_locks
 from hfds.plan import plan
 from hfds.run import Run
@@ -48,7 +48,7 @@ def test_new_rows_give_way_to_those_of_an_earlier_release(built: Path) -> None:
     assert {id_: split for id_, split in splits["now"].items() if id_ in splits["v1"]} == splits["v1"]
     assert [id_ for id_, split in splits["now"].items() if split is None] == [f"toy/n{n}" for n in range(0, 40, 2)]
     home = built / "dist/toys"
-    chain = explain(home / "ledger/v2.parquet", "toy/n4")
+    chain = explain("toys", "v2", "toy/n4", built / "dist")["chain"]
     assert [(row["release"], row["id"]) for row in chain] == [("toys/v2", "toy/n4"), ("toys/v1", "toy/004")]
     assert chain[0]["partner_in"] == f"toys/v1:{splits['v1']['toy/004']}"
     assert chain[1]["split"] == splits["v1"]["toy/004"]

@@ -13,7 +13,8 @@ from datasets import Dataset
 from fixtures import image_to_prompt
 
 from hfds.errors import ConservationError
-from hfds.ledger import check_conservation, explain, funnel, write_ledger
+from hfds.explain import explain
+from hfds.ledger import check_conservation, funnel, write_ledger
 from hfds.model import Model
 from hfds.record import DROPPED, drops
 from hfds.release import Built, Release, build
@@ -174,8 +175,8 @@ def test_a_row_like_one_that_was_held_back_is_held_back(built: dict[str, Built])
             held_back += 1
             assert (rows[id_]["decision"], rows[id_]["partner"]) == ("earlier", chatgpt)
             assert rows[id_]["partner_in"] == "image-to-prompt/v3:validation"
-            ledger = built["v4"].folder / "ledger/v4.parquet"
-            assert [(row["release"], row["id"]) for row in explain(ledger, id_)] == [
+            chain = explain("image-to-prompt", "v4", id_, built["v4"].folder.parent)["chain"]
+            assert [(row["release"], row["id"]) for row in chain] == [
                 ("image-to-prompt/v4", id_), ("image-to-prompt/v3", chatgpt),
             ]  # fmt: skip
     assert 0 < held_back < 20

@@ -15,7 +15,7 @@ from fixtures.voices import Loud, Wide, loads, shown
 
 from hfds.cli import main
 from hfds.errors import ConfigError, Stopped
-from hfds.ledger import explain
+from hfds.explain import explain
 from hfds.plan import PROBE, plan
 from hfds.processor import Filter
 from hfds.record import drops
@@ -149,8 +149,7 @@ def test_failures_are_dropped_with_their_reason_and_can_be_retried(place: Place)
     reasons = {(entry["step"], entry["reason"]): entry["rows"] for entry in built.funnel[0]["dropped"]}
     assert reasons[("Loud", "ArithmeticError")] == 12
     assert reasons[("Loud", "refused")] == 1
-    ledger = place.folder / "dist/toys/ledger/v1.parquet"
-    assert explain(ledger, "toy/000017")[0]["value"] == "cannot read 01"
+    assert explain("toys", "v1", "toy/000017", place.folder / "dist")["chain"][0]["value"] == "cannot read 01"
     assert kept(place.build(place.v1.but("v1"))) == kept(built), "they are not tried again by themselves"
     count = len(shown(place.log))
     assert forget_failures(place.v1, place.run(), reason="refused") == {"Loud": 1}

@@ -1,4 +1,4 @@
-"""The ledger proves conservation, and explains a row."""
+"""The ledger proves conservation."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from hfds.errors import ConfigError, ConservationError, HfdsError
-from hfds.ledger import check_conservation, explain, funnel, write_ledger
+from hfds.errors import ConservationError
+from hfds.ledger import check_conservation, funnel, write_ledger
 from hfds.record import DROPPED
 
 
@@ -65,18 +65,3 @@ def test_conservation(path: Path) -> None:
         check_conservation(counted, {"a/x": 3, "b/y": 3, "c/z": 1}, {"train": 2, "validation": 1})
     with pytest.raises(ConservationError, match=r"the ledger keeps .* the shards hold"):
         check_conservation(counted, {"a/x": 3, "b/y": 3}, {"train": 2})
-
-
-def test_explain_follows_the_partners(path: Path) -> None:
-    assert [(row["id"], row["reason"]) for row in explain(path, "b/2")] == [
-        ("b/2", "duplicate_prompt"),
-        ("a/3", "duplicate_prompt"),
-        ("a/1", None),
-    ]
-    assert explain(path, "a/1")[0]["split"] == "train"
-    with pytest.raises(ConfigError, match=r"no row 'x/none' in ledger\.parquet: ids begin with"):
-        explain(path, "x/none")
-    with pytest.raises(ConfigError, match="did you mean 'a/1'"):
-        explain(path, "c/1")
-    with pytest.raises(HfdsError, match="build the release first"):
-        explain(path.with_name("none.parquet"), "a/1")

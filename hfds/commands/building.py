@@ -162,18 +162,29 @@ def _build(
 
 
 def explain(
-    dataset: Dataset,
+    dataset: Annotated[str, typer.Argument(help="A dataset, a Python file of your own, or org/name on the Hub.")],
     release: Name,
     row: Annotated[str, typer.Argument(metavar="ID", help="The id of a row, such as diffusiondb/<file name>.")],
     out: Out = Path("dist"),
     as_json: Json = False,
 ) -> None:
-    """Say what happened to a row of a built release, and to the row it was a duplicate of."""
-    from hfds.catalogue import find_ledger
-    from hfds.ledger import explain as look_up
+    """Say where a row of a release came from, what became of it in each release, and the row it was a duplicate of."""
+    from hfds.catalogue import dataset_name
+    from hfds.explain import explain as look_up
 
-    chain = look_up(find_ledger(dataset, release, out), row)
+    found = look_up(dataset_name(dataset, release), release, row, out)
     if as_json:
-        show(chain, True, [])
-    else:
-        show_fields(chain)
+        return show(found, True, [])
+    (_, *partners), fates = found["chain"], {fate["release"]: _told(fate) for fate in found["releases"]}
+    show_fields([{**found["row"], **found["source"]}, fates, *partners])
+    return None
+
+
+def _told(fate: dict[str, Any]) -> str:
+    """What became of a row in a release, on one line."""
+    if fate["fate"] == "not read":
+        return "not read"
+    what = f"kept in {fate['split']}" if fate["split"] else f"dropped by {fate['step']}: {fate['reason']}"
+    for name in ("value", "threshold", "decision", "partner", "partner_in"):
+        what += f", {name} {fate[name]}" if fate[name] is not None else ""
+    return what

@@ -1,7 +1,7 @@
 """Commands about built releases."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,31 +10,38 @@ from hfds.errors import ConfigError
 
 
 def diff(
-    dataset: Dataset,
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A built release of it, such as v2.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The built release to compare with that, such as v3.")],
+    dataset: Annotated[str, typer.Argument(help="A dataset, a Python file of your own, or org/name on the Hub.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A release of it, such as v2; or org/name@v2 of any.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The release to compare with that, such as v3.")],
     markdown: Annotated[bool, typer.Option("--md", help="Print Markdown that can stand in a card.")] = False,
+    at_most: Annotated[
+        Literal["patch", "minor", "major"] | None, typer.Option(help="Exit code 1 where more changed than that.")
+    ] = None,
     out: Out = Path("dist"),
     as_json: Json = False,
 ) -> None:
     """Say which rows, splits, values and columns changed from one release to another, why, and how much that is."""
     from hfds.catalogue import dataset_name
+    from hfds.changelog import LEVELS, level
     from hfds.diff import diff as compare
     from hfds.place import place_of
 
     if markdown and as_json:
         raise ConfigError("--md and --json print the same in two ways: give one of them")
-    name = dataset_name(dataset, new)
+    plain = [release for release in (new, old) if "@" not in release]
+    name = dataset_name(dataset, plain[0]) if plain else dataset
     found = compare(place_of(name, old, out), place_of(name, new, out))
     if as_json:
-        return show(found.entry(), True, [])
-    if markdown:
-        return typer.echo(found.markdown())
-    typer.echo(found.headline())
-    for title, rows in found.tables().items():
-        typer.echo(f"\n{title}")
-        show(rows, False, [*rows[0]])
-    return None
+        show(found.entry(), True, [])
+    elif markdown:
+        typer.echo(found.markdown())
+    else:
+        typer.echo(found.headline())
+        for title, rows in found.tables().items():
+            typer.echo(f"\n{title}")
+            show(rows, False, [*rows[0]])
+    if at_most and LEVELS.index(level(found)[0]) > LEVELS.index(at_most):
+        raise typer.Exit(1)
 
 
 def push(

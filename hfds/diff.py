@@ -171,8 +171,8 @@ def _changed(before: _Rows, old: np.ndarray, after: _Rows, new: np.ndarray) -> t
 
 def _shared(place: Place, other: Place) -> list[tuple[str, Any]]:
     """The columns that both have and of one type, and what they hold."""
-    theirs = types(other)
-    return [(name, place.features[name]) for name, kind in types(place).items() if theirs.get(name) == kind]
+    mine, theirs, held = types(place), types(other), place.features
+    return [(name, held[name]) for name, kind in mine.items() if theirs.get(name) == kind]
 
 
 def _value(row: Mapping[str, Any], column: str) -> Any:

@@ -1,10 +1,5 @@
-"""Hub: a dataset repository on the Hugging Face Hub that releases are written to, with retries and one-sentence errors.
+"""Hub: a dataset repository on the Hugging Face Hub that releases are written to; its errors are one sentence."""
 
-The client retries uploads of contents, but neither commits nor tags, and an answer that was lost is an error to it.
-"""
-
-import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +16,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # named there
 )
 
 from hfds.errors import ConfigError, HubError, causes
+from hfds.tries import may_pass, status_of, tried
 from hfds.upstream import clean_token
 
 T = TypeVar("T")
-TRIES = 7
-LONGEST = 60.0  # seconds between two of them
 PATIENCE = 60  # seconds without a byte of an answer
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which the same request may succeed
 
 
 @dataclass(frozen=True)
@@ -159,33 +152,11 @@ class Hub:
         Raises:
             HubError: it does not; in one sentence, without the token.
         """
-        for tried in range(1, TRIES + 1):
-            try:
-                return make()
-            except (HTTPError, OSError) as error:
-                status = status_of(error)
-                if special := instead(status):
-                    raise special from None
-                local = getattr(error, "errno", None) is not None and not status  # this machine's, such as a full disk
-                if local or (status and status not in AGAIN) or tried == TRIES:
-                    raise HubError(f"{self.repo} {_problem(error, status)}") from error
-                time.sleep(_pause(error, tried))
-        raise AssertionError("the last try returns or raises")
-
-
-def status_of(error: BaseException) -> int:
-    """The status of the answer that an error is made of; 0 where there was none."""
-    responses = [getattr(cause, "response", None) for cause in causes(error)]
-    return next((int(response.status_code) for response in responses if response is not None), 0)
-
-
-def _pause(error: BaseException, tried: int) -> float:
-    """Seconds until the next try: what the Hub asks for, or twice as long each time."""
-    for cause in causes(error):
-        after = str(getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After", ""))
-        if after.isdigit():
-            return min(float(after), LONGEST)
-    return float(min(2.0 ** (tried - 2), LONGEST) * (0.5 + random.random()))
+        try:
+            return tried(make, lambda error: may_pass(error) and not instead(status_of(error)))
+        except (HTTPError, OSError) as error:
+            status = status_of(error)
+            raise (instead(status) or HubError(f"{self.repo} {_problem(error, status)}")) from error
 
 
 def _problem(error: BaseException, status: int) -> str:

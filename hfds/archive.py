@@ -267,7 +267,8 @@ def zip_members(reader: Reader, file: str) -> tuple[list[Member], Callable[[Memb
         except _BROKEN_ZIP as error:
             if isinstance(error, OSError) and not reader.local:
                 raise  # the network's, not the member's
-            raise BadRow("crc_mismatch" if "CRC" in str(error) else "unreadable_member", str(error)) from None
+            bad = BadRow("crc_mismatch") if "CRC" in str(error) else BadRow("unreadable_member", str(error))
+            raise bad from None
         if len(data) != member.size:
             raise BadRow("unreadable_member", f"{len(data)} bytes of {member.size}")
         return data

@@ -139,7 +139,7 @@ class Builder(datasets.ArrowBasedBuilder):
     @property
     def place(self) -> Place:
         """Where this source is to be had."""
-        return Place(self.NAME, self.config.repo or self.REPO, self.OBTAIN, self.SHA256)
+        return Place(self.NAME, self.config.name, self.config.repo or self.REPO, self.OBTAIN, self.SHA256)
 
     @property
     def whole(self) -> bool:
@@ -151,6 +151,11 @@ class Builder(datasets.ArrowBasedBuilder):
         read = [piece.file for pieces in self.pieces().values() for piece in pieces]
         found = {file.name: file for file in [*read, *self.companions.values(), *self.neighbours()]}
         return [found[name] for name in sorted(found)]
+
+    def fetched(self, files: list[File]) -> list[File]:
+        """Files of it, where they can be opened on this machine; what was downloaded is not downloaded again."""
+        config = datasets.DownloadConfig(token=self.token)
+        return self.place.fetch(datasets.DownloadManager(download_config=config), files, self.revision)
 
     def each_piece(self, cache_dir: str | Path) -> list[tuple[str, "Builder"]]:
         """(split, a builder of one piece alone) in order: each has a cache of its own, so a long build goes on after a

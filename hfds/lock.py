@@ -79,7 +79,7 @@ def file_sums(files: Mapping[str, tuple[str, str]], notes: Path, threads: int) -
     """sha256 of files by name, hashing only those that `notes` does not know at their present stamp.
 
     Args:
-        files: name to (path or URL, stamp); see `hfds.upstream.File`.
+        files: name to (path, stamp); see `hfds.upstream.File`.
         notes: a JSON file {stamp: sha256} that is kept up to date while the work goes on.
     """
     try:

@@ -26,7 +26,6 @@ from hfds.processor import Step, WholeDataset, label
 from hfds.record import FEATURES
 from hfds.run import Run
 from hfds.store import Store
-from hfds.upstream import as_hub_user
 
 COLUMNS = ("image", "prompt", "captions", "source", "license", "url", "width", "height", "image_hash", "generation")
 GIVEN = Features({"input": Value("string"), "split": Value("string")})  # what every row has besides the schema
@@ -306,9 +305,9 @@ def open_inputs(release: Release, run: Run, sources: Path | None, rows: int | No
 def _made_of(input_: Input, builder: Builder, rows: int, run: Run, limit: int | None) -> dict[str, Any]:
     """What an input was: the revision, and every upstream file with its sha256 (not for a try of a few rows)."""
     files = builder.files()
-    unknown = {file.name: (file.path, file.stamp) for file in files if not file.sha256 and not file.name.endswith("/")}
-    with as_hub_user(builder.token) if builder.token else nullcontext():
-        sums = file_sums(unknown, run.journal / "files.json", run.num_proc) if limit is None else {}
+    unknown = [file for file in files if limit is None and not file.sha256 and not file.name.endswith("/")]
+    here = {file.name: (file.path, file.stamp) for file in builder.fetched(unknown)}
+    sums = file_sums(here, run.journal / "files.json", run.num_proc)
     return {
         "input": input_.label,
         "into": input_.into,

@@ -143,6 +143,13 @@ class Store:
         for setting, value in settings.items():
             self._db.execute(f"update repos set {setting} = ? where name = ?", (value, name))
 
+    def rename(self, name: str, other: str) -> None:
+        """Moves a repository to a name that is free."""
+        with self.transaction():
+            self._db.execute("update repos set name = ? where name = ?", (other, name))
+            for table in ("refs", "commits"):
+                self._db.execute(f"update {table} set repo = ? where repo = ?", (other, name))
+
     def delete_repo(self, name: str) -> None:
         with self.transaction():
             self._db.execute("delete from repos where name = ?", (name,))

@@ -16,7 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # named there
 )
 
 from hfds.errors import ConfigError, HubError, causes
-from hfds.tries import may_pass, status_of, tried
+from hfds.tries import AGAIN, FAILURES, answer_of, may_pass, status_of, tried
 from hfds.upstream import clean_token
 
 T = TypeVar("T")
@@ -44,14 +44,11 @@ class Hub:
         token: of someone who may write there; the one that `hf auth login` keeps when None.
 
     Raises:
-        ConfigError: that is no name of a repository.
+        ConfigError: no repository can have that name.
     """
 
     def __init__(self, repo: str, token: str | None = None):
-        try:
-            validate_repo_id(repo)
-        except hub_errors.HFValidationError:
-            raise ConfigError(f"{repo!r} is no repository on the Hub: write org/name") from None
+        _must_name_one(repo)
         self.repo = repo
         self.token = clean_token(repo, token)
         self.api = HfApi(token=self.token, library_name="hfds")
@@ -154,9 +151,34 @@ class Hub:
         """
         try:
             return tried(make, lambda error: may_pass(error) and not instead(status_of(error)))
-        except (HTTPError, OSError) as error:
+        except FAILURES as error:
+            if not any(isinstance(cause, FAILURES[:-1]) for cause in causes(error)):
+                raise
             status = status_of(error)
             raise (instead(status) or HubError(f"{self.repo} {_problem(error, status)}")) from error
+
+
+def _must_name_one(repo: str) -> None:
+    """Raises ConfigError where no repository can have that name."""
+    try:
+        validate_repo_id(repo)
+        named = "/" in repo
+    except hub_errors.HFValidationError:
+        named = False
+    if not named:
+        raise ConfigError(
+            f"{repo!r} is no name of a repository on the Hub: give it as ORG/NAME, of letters, digits, '-', '_' and "
+            "'.', which neither begins nor ends with one of these"
+        )
+
+
+def _local(error: BaseException) -> OSError | None:
+    """What this machine refused, such as a full disk, where that is what an error is made of."""
+    chain = causes(error)
+    if any(isinstance(cause, HTTPError) for cause in chain):
+        return None
+    found = [cause for cause in chain if isinstance(cause, OSError) and cause.errno is not None]
+    return next((cause for cause in found if not isinstance(cause, ConnectionError | TimeoutError)), None)
 
 
 def _problem(error: BaseException, status: int) -> str:
@@ -166,7 +188,9 @@ def _problem(error: BaseException, status: int) -> str:
     def found(kind: Any) -> bool:
         return any(isinstance(cause, kind) for cause in chain)
 
-    said = " ".join(str(getattr(chain[0], "server_message", None) or "").split())[:200]
+    response = answer_of(error)
+    said = _line(next(filter(None, (getattr(cause, "server_message", None) for cause in chain)), ""))
+    told = f" ({said})" if said else ""
     if found(hub_errors.OfflineModeIsEnabled):
         return "is not asked for while HF_HUB_OFFLINE is set: unset it"
     if found(hub_errors.GatedRepoError):
@@ -175,11 +199,38 @@ def _problem(error: BaseException, status: int) -> str:
         return "is not on the Hub, or is private: log in as someone who may see it with: hf auth login"
     if found(hub_errors.RevisionNotFoundError):
         return "has no such revision on the Hub"
+    if found(hub_errors.DisabledRepoError):
+        return "was disabled by the Hub: its page there says why, and whom to ask"
+    if status == 401 and response is not None and "authorization" not in response.request.headers:
+        return "is not to be had without a token: log in with: hf auth login, or set HF_TOKEN"
     if status == 401:
         return "does not take this token: log in again with: hf auth login"
-    told = f" ({said})" if said else ""
+    if status in (402, 507) or (status == 403 and ("storage" in said.lower() or response is None)):
+        return (
+            f"takes no more bytes{told or f' (status {status})'}: see https://huggingface.co/settings/billing for the "
+            "storage that is left, make room or get more, then run again to go on"
+        )
     if status == 403:
-        return f"may not be written with this token{told}: make one that may on https://huggingface.co/settings/tokens"
+        new = str(response.request.url).endswith("/repos/create")
+        what = "is not there or hidden, and may not be made" if new else "may not be written"
+        return (
+            f"{what} with this token{told}: take one with the write role, of someone who may write there, from "
+            "https://huggingface.co/settings/tokens"
+        )
+    if status in AGAIN:
+        return f"is not taken or given now, the Hub answers {status}{told}: run again later to go on"
     if status:
-        return f"is not taken or given now, the Hub answers {status}{told}: run again to go on"
+        return f"is refused, the Hub answers {status}{told}: mend what it says, then run again to go on"
+    if refused := _local(error):
+        return f"waits for this machine ({_line(refused)}): mend that, then run again to go on"
+    if found(ValueError):
+        return (
+            f"got an answer that is none of the Hub's ({_line(chain[0])}): check HF_ENDPOINT if it is set, then run "
+            "again to go on"
+        )
     return f"cannot be reached ({type(chain[-1]).__name__}): check the network, and HF_ENDPOINT if it is set"
+
+
+def _line(what: object) -> str:
+    """The beginning of what somebody else said, on one line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(what)).split())[:200]

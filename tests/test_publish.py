@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -138,43 +137,6 @@ def test_what_goes_wrong_on_the_way_is_tried_again(hub: Hub, toys: Path, faults:
     assert all(fault.times == 0 for fault in hub.faults), "they did happen"
 
 
-def test_cut_off_after_every_commit_a_release_is_there_or_not(hub: Hub, toys: Path) -> None:
-    everything = {"data", "ledger", "releases"}
-    for after in (0, 1, 1):  # nothing, the shards, then the card as well, but no tag
-        hub.faults = [Fault("POST .*/(commit|tag)/", 400, after=after)]
-        push(hub, toys, "v1", code=3)
-        hub.faults = []
-        there = {path.partition("/")[0] for path in hub.files(REPO)} & everything
-        rows = loaded(hub, toys, "v1")
-        if there < everything:
-            assert "BuilderConfig 'v1' not found" in rows or "contain any data files" in rows, rows
-        else:
-            assert sum(map(len, rows.values())) == 30
-    push(hub, toys, "v1")
-    assert sum(map(len, loaded(hub, toys, "v1", revision="v1").values())) == 30
-
-
-def test_killed_at_every_stage_it_ends_with_the_same_files(hub: Hub, toys: Path) -> None:
-    for what in ("preupload", "commit", "commit", "tag"):  # that of the shards, and that of the card
-        hub.faults = [Fault(f"POST .*/{what}/", delay=1)]
-        run = subprocess.Popen(command(toys, "v1"), env=hub.environment(toys / "home", token="hf_write"))
-        try:
-            waited = time.monotonic() + 60
-            while hub.faults[0].times == 1_000_000 and run.poll() is None and time.monotonic() < waited:
-                time.sleep(0.05)
-        finally:
-            run.kill()
-            run.wait()
-        hub.faults = []
-    push(hub, toys, "v1")
-    lock = json.loads((toys / "dist/toys/releases/v1.lock.json").read_text())
-    shards = {shard["path"] for split in lock["splits"].values() for shard in split["shards"]}
-    assert {path for path in hub.files(REPO) if not path.startswith(".git")} == {
-        "README.md", "croissant.json", "releases/v1.lock.json", "ledger/v1.parquet", *shards,
-    }  # fmt: skip
-    assert hub.files(REPO, "v1") == hub.files(REPO)
-
-
 def test_four_releases_at_the_same_time(hub: Hub, toys: Path) -> None:
     text = (toys / "releases.py").read_text()
     (toys / "releases.py").write_text(text + "V3 = V1.but('v3')\nV4 = V2.but('v4')\n")
@@ -217,25 +179,6 @@ def test_what_is_published_can_be_verified(hub: Hub, toys: Path) -> None:
     code, differing = verified(hub, toys, "v1")
     assert code == 1
     assert f"sha256 of {shard}" in [one["what"] for one in differing]
-
-
-@pytest.mark.parametrize(
-    "token, change, message",
-    [
-        ("hf_wrong", {}, "does not take this token: log in again with: hf auth login"),
-        ("hf_read", {}, "may not be written with this token"),
-        ("hf_write", {"quota": 10}, "may not be written with this token"),
-        ("hf_other", {"private": True}, "org/toys"),
-    ],
-)
-def test_one_sentence_that_says_what_to_do(
-    hub: Hub, toys: Path, token: str, change: dict[str, Any], message: str
-) -> None:
-    hub.commit(REPO, {"README.md": b""})
-    hub.store.change(REPO, **change)
-    said = push(hub, toys, "v1", token=token, code=3)["error"]
-    assert message in said
-    assert "\n" not in said
 
 
 def test_rows_of_unknown_licence_are_published_on_purpose_only(hub: Hub, toys: Path) -> None:

@@ -100,11 +100,16 @@ class Hub:
     @property
     def requests(self) -> list[str]:
         """Every "METHOD path?query" since `forget`."""
-        return [note["request"] for note in self._log()[self._seen :] if "request" in note]
+        return [note["request"] for note in self._log(self._seen) if "request" in note]
+
+    def received(self, where: str) -> int:
+        """The bytes that came with the requests since `forget` in which `where` is found, as they said themselves."""
+        notes = self._log(self._seen)
+        return sum(int(note.get("bytes", 0)) for note in notes if where in note.get("request", ""))
 
     def forget(self) -> None:
         """Starts `requests` anew."""
-        self._seen = len(self._log())
+        self._seen = (self.folder / "log.jsonl").stat().st_size
 
     @property
     def unknown(self) -> list[str]:
@@ -121,11 +126,16 @@ class Hub:
     @property
     def faults(self) -> list[Fault]:
         """The faults, with the `times` and `after` that are left of them."""
-        return [Fault(**fault) for fault in self._control("GET")]
+        return [Fault(**fault) for fault in self._control("GET")["faults"]]
 
     @faults.setter
     def faults(self, faults: Iterable[Fault]) -> None:
         self._control("PUT", json.dumps([asdict(fault) for fault in faults]))
+
+    @property
+    def held(self) -> list[str]:
+        """The requests that are held by a fault, in the order of their coming; setting `faults` ends them."""
+        return [*self._control("GET")["held"]]
 
     # Who asks
 
@@ -135,9 +145,10 @@ class Hub:
         ours = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_TOKEN": token}
         return {**clean, **ours, **dict.fromkeys(QUIET, "1"), "HF_HUB_DISABLE_XET": "0" if xet else "1"}
 
-    def _log(self) -> list[dict[str, str]]:
+    def _log(self, start: int = 0) -> list[dict[str, str]]:
+        """What the server noted, from a byte of its log on."""
         path = self.folder / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in path.read_bytes()[start:].splitlines()] if path.exists() else []
 
     def _control(self, method: str, body: str | None = None) -> Any:
         connection = HTTPConnection(urlsplit(self.url).netloc, timeout=10)

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from hub import files, lfs, repos, xet
 from hub.access import Refusal, refused, shown
-from hub.faults import Fault, due, suffer
+from hub.faults import Fault, Held, due, suffer
 from hub.store import Store
 
 UNKNOWN = (405, 501)  # what no handler answers on purpose but for something that this Hub does not know
@@ -108,6 +108,7 @@ class Server:
         self._app = Starlette(routes=routes, exception_handlers={Refusal: refused})
         self._app.state.store, self._app.state.settings = store, settings
         self._faults: list[Fault] = []
+        self._held = Held()
         self._log = (store.root / "log.jsonl").open("a", buffering=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,9 +118,11 @@ class Server:
             return await self._control(scope, receive, send)
         request = f"{scope['method']} {path}{'?' if query else ''}{query}"
         token = "" if path.startswith("/cas/") else shown(Request(scope))
-        self._note(request=request, **({"token": token} if token else {}))
+        size = Request(scope).headers.get("content-length", "")
+        more = {"token": token, "bytes": size}
+        self._note(request=request, **{name: value for name, value in more.items() if value})
         if fault := due(self._faults, request):
-            return await suffer(fault, self._answer, scope, receive, send)
+            return await suffer(fault, request, self._held, self._answer, scope, receive, send)
         await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,11 +142,13 @@ class Server:
             raise
 
     async def _control(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The faults that are left, or others in their place."""
+        """The faults that are left and the requests that are held, or other faults in their place."""
         request = Request(scope, receive)
         if request.method == "PUT":
             self._faults = [Fault(**fault) for fault in await request.json()]
-        await JSONResponse([asdict(fault) for fault in self._faults])(scope, receive, send)
+            self._held.let_go()
+        left = [asdict(fault) for fault in self._faults]
+        await JSONResponse({"faults": left, "held": self._held.requests})(scope, receive, send)
 
     def _note(self, **what: str) -> None:
         self._log.write(json.dumps(what) + "\n")

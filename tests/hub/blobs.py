@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 LFS = ("*.arrow", "*.bin", "*.gz", "*.jpg", "*.npy", "*.parquet", "*.png", "*.tar", "*.webp", "*.zip", "*.zst")
 ATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS).encode()
+FOLDERS = ("blobs", "parts", "xorbs")
 SMALL = 10_000_000  # bytes: what is larger is kept by LFS whatever its name
 
 
@@ -15,8 +16,14 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        for folder in ("blobs", "parts", "xorbs"):
+        for folder in FOLDERS:
             (root / folder).mkdir(parents=True, exist_ok=True)
+
+    def clear(self) -> None:
+        """Deletes all of them, and what is not whole."""
+        for folder in FOLDERS:
+            for path in (self._root / folder).iterdir():
+                path.unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Where a content is, if it is there."""

@@ -12,20 +12,23 @@ class Fault:
     """What befalls requests whose "METHOD path?query" the pattern `where` is found in, `times` times, the first `after`
     apart.
 
-    status, headers   answered instead of what was asked for, which is not done
+    status, headers   answered instead of what was asked for, which is not done; `body` with them
     delay             seconds before anything else
     taken             bytes of the request that are read before the connection is closed
     lost              it is done, and the connection closed without an answer
     cut               bytes of the answer's body that are sent before the connection is closed
+    held              it is not done, or with `lost` it is done, and never answered: see `Hub.held`
     """
 
     where: str
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
     delay: float = 0
     taken: int | None = None
     lost: bool = False
     cut: int | None = None
+    held: bool = False
     times: int = 1_000_000
     after: int = 0
 
@@ -43,16 +46,41 @@ def due(faults: list[Fault], request: str) -> Fault | None:
     return None
 
 
-async def suffer(fault: Fault, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+class Held:
+    """Requests that wait until they are let go, which is without an answer."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self._free = asyncio.Event()
+
+    def let_go(self) -> None:
+        """Closes the connections of those that wait; others will wait for the next time."""
+        self._free.set()
+        self._free, self.requests = asyncio.Event(), []
+
+    async def wait(self, request: str) -> None:
+        self.requests.append(request)
+        await self._free.wait()
+
+
+async def suffer(
+    fault: Fault, request: str, held: Held, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
     """What `app` makes of a request that the fault befalls."""
     await asyncio.sleep(fault.delay)
     line = _Line(send)
-    if fault.status:
+    if fault.held:
+        if fault.lost:
+            await app(scope, receive, _nowhere)
+        await held.wait(request)
+        await line.close()
+    elif fault.status:
         await _drain(receive)
-        headers = {"content-length": "0", **fault.headers}
+        body = fault.body.encode()
+        headers = {"content-length": str(len(body)), **fault.headers}
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": fault.status, "headers": pairs})
-        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": body})
     elif fault.lost:
         await app(scope, receive, _nowhere)
         await line.close()

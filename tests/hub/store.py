@@ -156,6 +156,13 @@ class Store:
             self._db.execute("delete from refs where repo = ?", (name,))
             self._db.execute("delete from commits where repo = ?", (name,))
 
+    def clear(self) -> None:
+        """Deletes everything but the tokens."""
+        with self.transaction():
+            for table in ("repos", "refs", "commits", "xet"):
+                self._db.execute(f"delete from {table}")
+        self.blobs.clear()
+
     def refs(self, repo: str) -> dict[str, str]:
         """The commit of every ref, by its full name."""
         return dict(self._db.execute("select name, head from refs where repo = ? order by name", (repo,)))

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from hfds.errors import HfdsError
     from hfds.model import Model
     from hfds.processor import Annotator, Filter, Step, WholeDataset
+    from hfds.reading import load_release
     from hfds.record import FEATURES
     from hfds.release import Built, Input, Release, build
     from hfds.run import Run
 
 _HOMES = {
     "load": "catalogue",
+    "load_release": "reading",
     "build": "release",
     "Release": "release",
     "Input": "release",
@@ -38,7 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "load", "build", "Release", "Input", "Built", "Run",
+    "load", "load_release", "build", "Release", "Input", "Built", "Run",
     "Builder", "SourceConfig", "Piece", "Step", "Annotator", "ModelAnnotator", "Filter", "WholeDataset", "Model",
     "FEATURES", "HfdsError",
 ]  # fmt: skip

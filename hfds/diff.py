@@ -19,6 +19,7 @@ from hfds.drift import drift
 from hfds.made_of import differing, made_of, sides, types
 from hfds.place import Place
 from hfds.record import canonical, hash_texts
+from hfds.withdrawn import STEP, without_texts
 
 SAMPLES = 5  # rows that are shown of each kind
 BEFORE = 30  # of them before the first in which it differs
@@ -112,7 +113,8 @@ def _unkept(here: _Rows, rows: np.ndarray, there: _Rows, unread: tuple[str, str]
     unseen = pa.array(texts, pa.string()).take(named.indices)
     reasons = {"step": there.fate("step", at), "reason": pc.coalesce(there.fate("reason", at), unseen)}
     told = ("value", "threshold", "partner", "partner_in")
-    return _grouped(pa.table(reasons), here.place, rows, there.place, at, told)
+    groups = _grouped(pa.table(reasons), here.place, rows, there.place, at, told)
+    return [without_texts(one) if one["step"] == STEP else one for one in groups]
 
 
 def _moved(before: _Rows, old: np.ndarray, after: _Rows, new: np.ndarray) -> list[dict[str, Any]]:

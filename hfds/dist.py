@@ -63,7 +63,7 @@ def write_release(
         ledger={"path": ledger, "sha256": sha256_of(aside / ledger)},
         funnel=counted,
     )
-    _move(home, aside, name, lock)
+    move(home, aside, name, lock)
     return lock
 
 
@@ -101,7 +101,7 @@ def _split_entry(name: str, written: list[shards.Written]) -> dict[str, Any]:
     }
 
 
-def _move(home: Path, aside: Path, name: str, lock: Mapping[str, Any]) -> None:
+def move(home: Path, aside: Path, name: str, lock: Mapping[str, Any]) -> None:
     """Moves a finished release into place. One of that name that was there is first taken off the card, and the new one
     comes onto it last: a kill in between shows the other releases and no half one."""
     old = home / "releases" / f"{name}.lock.json"

@@ -16,6 +16,7 @@ from hfds.archive import sha256_of
 from hfds.errors import ConfigError
 from hfds.shards import Written
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # of a dataset, and of a release
 LOCKS = "releases/"  # where they lie in a dataset's folder, and in its repository
 PACKAGES = ("datasets", "huggingface-hub", "numpy", "pillow", "pyarrow", "xxhash")
 

@@ -18,7 +18,7 @@ from hfds.asked import Asked
 from hfds.disk import disk_errors
 from hfds.gather import gather
 from hfds.processor import BATCH, Step, beside, kept, marked
-from hfds.release import Release, apply, into, open_inputs
+from hfds.release import Release, apply, into, open_inputs, refusals
 from hfds.run import Run
 
 PROBE = 64  # rows that a model is shown to measure its rate
@@ -65,15 +65,15 @@ def plan(
             }
             for input_, builder, (files, pieces) in zip(release.inputs, builders, found, strict=True)
         ]
+        all_steps = (*refusals(release, Path(out), run), *release.steps)
         steps = [
-            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": s.parameters()}
-            for s in release.steps
+            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": s.parameters()} for s in all_steps
         ]
-        if probe and any(isinstance(step, ModelAnnotator) for step in release.steps):
+        if probe and any(isinstance(step, ModelAnnotator) for step in all_steps):
             table, lengths = gather(builders, run, whole=rows is None)
             counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
             costs = _Costs(into(release, counts)(table, run), release, Path(out), run)
-            for group in passes(release.steps):
+            for group in passes(all_steps):
                 costs.of(group)
             steps = [{**step, **cost} for step, cost in zip(steps, costs.steps, strict=True)]
     free = shutil.disk_usage(next(p for p in (run.workdir, *run.workdir.parents) if p.exists())).free

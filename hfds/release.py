@@ -21,15 +21,16 @@ from hfds.dist import write_release
 from hfds.earlier import digests, earlier_rows
 from hfds.errors import ConfigError, SourceMissing, nearest
 from hfds.gather import Into, gather
-from hfds.lock import file_sums
+from hfds.lock import NAME, file_sums
 from hfds.processor import Step, WholeDataset, label
 from hfds.record import FEATURES
+from hfds.refused import AllowLicenses, Withdraw
 from hfds.run import Run
 from hfds.store import Store
+from hfds.withdrawn import read_withdrawn
 
 COLUMNS = ("image", "prompt", "captions", "source", "license", "url", "width", "height", "image_hash", "generation")
 GIVEN = Features({"input": Value("string"), "split": Value("string")})  # what every row has besides the schema
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
@@ -95,13 +96,24 @@ class Input:
 
 @dataclass(frozen=True)
 class Release:
-    """Which inputs go through which steps, and which columns come out (`id` always does)."""
+    """Which inputs go through which steps, and which columns come out (`id` always does).
+
+    Args:
+        dataset, name: it is built into `<out>/<dataset>/`, beside the dataset's other releases.
+        inputs: its sources, in order.
+        steps: what rows go through, in order.
+        columns: of the rows that come out.
+        allow_licenses: rows of any other licence are dropped before all steps; see `hfds.refused.AllowLicenses`. A row
+            that says none is "unknown". Every licence when None.
+        description: stands on the card.
+    """
 
     dataset: str
     name: str
     inputs: tuple[Input, ...] = field(repr=False)
     steps: tuple[Step, ...] = field(default=(), repr=False)
     columns: tuple[str, ...] = field(default=COLUMNS, repr=False)
+    allow_licenses: tuple[str, ...] | None = field(default=None, repr=False)
     description: str = field(default="", repr=False)
 
     def __hash__(self) -> int:
@@ -133,7 +145,7 @@ class Release:
             raise ConfigError(*wrong)
         found = [problem for input_ in self.inputs for problem in input_.problems()]
         for what, name in (("dataset", self.dataset), ("release", self.name)):
-            if not _NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 found.append(f"{what} name {name!r}: wanted letters, digits, '.', '_' and '-', 96 at most")
         if self.name.endswith("-ledger"):
             found.append(f"release name {self.name!r}: names that end in '-ledger' are those of ledgers")
@@ -178,6 +190,11 @@ class Release:
                 found += [f"{what} must hold {type_.__name__}s, got {value!r}" for value in wrong]
         if not isinstance(self.columns, tuple) or not all(isinstance(name, str) for name in self.columns):
             found.append(f"columns must be a tuple of names, got {self.columns!r}")
+        allowed = self.allow_licenses
+        if allowed is not None and not (
+            isinstance(allowed, tuple) and allowed and all(isinstance(one, str) and one.strip() for one in allowed)
+        ):
+            found.append(f"allow_licenses must be a tuple of licences such as ('CC0-1.0', 'MIT'), got {allowed!r}")
         if not isinstance(self.dataset, str) or not isinstance(self.name, str):
             found.append(f"dataset and name must be texts, got {self.dataset!r} and {self.name!r}")
         for input_ in self.inputs if isinstance(self.inputs, tuple) else ():
@@ -237,7 +254,8 @@ def build(
         table, lengths = gather(builders, run, whole=rows is None)
         counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
         table = into(release, counts)(table, run)
-        for steps in passes(release.steps):
+        all_steps = (*refusals(release, Path(out), run), *release.steps)
+        for steps in passes(all_steps):
             if len(steps) > 1:
                 annotate([step for step in steps if isinstance(step, ModelAnnotator)], table, run)
             for step in steps:
@@ -252,7 +270,7 @@ def build(
                     _made_of(input_, builder, counts[input_.label], run, rows)
                     for input_, builder in zip(release.inputs, builders, strict=True)
                 ],
-                "steps": [step.entry() for step in release.steps],
+                "steps": [step.entry() for step in all_steps],
                 "earlier": digests(release.earlier(), Path(out)),
             }
             return write_release(table, release.features(), counts, made_of, run, home)
@@ -263,6 +281,14 @@ def build(
 def into(release: Release, counts: Mapping[str, int]) -> Into:
     """What says which input every row is from, by the rows of each."""
     return Into(tuple((input_.label, counts[input_.label], input_.into) for input_ in release.inputs))
+
+
+def refusals(release: Release, out: Path, run: Run) -> tuple[Step, ...]:
+    """What drops rows before any step of `release` sees them: those that were withdrawn from its dataset below `out`,
+    and those of a licence that it does not allow."""
+    stones = run.agree(lambda: read_withdrawn(out / release.dataset))
+    withdraw = (Withdraw(stones),) if stones else ()
+    return withdraw if release.allow_licenses is None else (*withdraw, AllowLicenses(release.allow_licenses))
 
 
 def apply(step: Step, rows: Dataset, release: Release, out: Path, run: Run) -> Dataset:

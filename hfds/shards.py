@@ -165,7 +165,7 @@ def _write(rows: Dataset, shard: Shard, features: Features, path: Path, note: Pa
     aside = path.with_name(path.name + ".part")
     schema = features.arrow_schema
     digests = []
-    with pq.ParquetWriter(aside, schema, **_options(schema)) as writer:
+    with pq.ParquetWriter(aside, schema, **writer_options(schema)) as writer:
         for table in _tables(rows, shard.groups, features):
             digests.append(row_digests(table, shard.split))
             writer.write_table(table.select(schema.names), row_group_size=len(table) or None)
@@ -191,7 +191,7 @@ def _written(shard: Shard, path: Path, sha256: str, digests: np.ndarray) -> Writ
     return Written(shard.name, shard.split, rows, path.stat().st_size, sha256, digests)
 
 
-def _options(schema: pa.Schema) -> dict[str, Any]:
+def writer_options(schema: pa.Schema) -> dict[str, Any]:
     """Pictures are compressed already: no codec, no dictionary, no statistics for their bytes."""
     leaves = list(_leaves(schema))
     others = [leaf for leaf in leaves if leaf != "image.bytes"]

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hfds.earlier import earlier_rows
 from hfds.errors import ConfigError
 from hfds.gather import gather
-from hfds.release import Release, apply, into, open_inputs
+from hfds.release import Release, apply, into, open_inputs, refusals
 from hfds.run import Run
 from processors.dedup import LinedUp, MarkDuplicates
 from processors.duplicates.alike import Alike
@@ -139,7 +139,7 @@ def _reached(
     table, lengths = gather(builders, run, whole=rows is None)
     counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
     table = into(release, counts)(table, run)
-    for step in release.steps[:number]:
+    for step in (*refusals(release, out, run), *release.steps[:number]):
         table = apply(step, table, release, out, run)
     return table
 

@@ -1,0 +1,92 @@
+"""Refused: rows that are dropped before any step of a release, so that no model is shown them.
+
+Those that were withdrawn, and those whose licence the release does not allow.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hfds.processor import Filter
+from hfds.record import drops
+from hfds.withdrawn import Tombstone, summary
+
+LONGEST = 200  # characters of a licence that may be an expression
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Withdraw(Filter):
+    """Drops the rows that were withdrawn, for the reason that was given then."""
+
+    stones: tuple[Tombstone, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Tombstones have nothing but ids."""
+        return ("id",)
+
+    def parameters(self) -> dict[str, Any]:
+        """Which list it was: how long, and the sha256 of `withdrawn.jsonl`."""
+        return summary(self.stones)
+
+    def verdicts(self, table: pa.Table) -> pa.Array:
+        """The reason of each row that is on the list."""
+        ids, reasons = (pa.array([getattr(one, name) for one in self.stones], pa.string()) for name in ("id", "reason"))
+        return drops(self.name, len(table), reasons.take(pc.index_in(table["id"].combine_chunks(), ids)))
+
+
+@dataclass(frozen=True)
+class AllowLicenses(Filter):
+    """Drops rows of any other licence, as "license".
+
+    `allowed` are SPDX identifiers, in any case. A row's licence may be an SPDX expression: of "A AND B" all must be
+    allowed, of "A OR B" one. No licence is "unknown", which is dropped unless it is allowed by that name.
+    """
+
+    allowed: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What each row says of itself."""
+        return ("license",)
+
+    def verdicts(self, table: pa.Table) -> pa.Array:
+        """Each licence is looked at once."""
+        licenses = pc.fill_null(table["license"].combine_chunks(), UNKNOWN).dictionary_encode()
+        names = [name.strip() or UNKNOWN for name in licenses.dictionary.to_pylist()]
+        known = frozenset(name.casefold() for name in self.allowed)
+        refused = pa.array([None if allows(known, name) else name for name in names], pa.string())
+        value = refused.take(licenses.indices)
+        reason = pc.if_else(value.is_valid(), "license", pa.scalar(None, pa.string()))
+        return drops(self.name, len(table), reason, value, ", ".join(self.allowed))
+
+
+def allows(known: frozenset[str], license_: str) -> bool:
+    """Whether a licence, or an SPDX expression of licences, is allowed by those `known`, in lower case.
+
+    https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions: AND binds closer than OR.
+    """
+    license_ = license_.strip()
+    if license_.casefold() in known:
+        return True
+    if len(license_) > LONGEST:
+        return False
+    for operator, decide in ((" OR ", any), (" AND ", all)):
+        if len(parts := [*_parts(license_, operator)]) > 1:
+            return decide(allows(known, part) for part in parts)
+    return license_[:1] == "(" and license_[-1:] == ")" and allows(known, license_[1:-1])
+
+
+def _parts(expression: str, operator: str) -> Iterator[str]:
+    """What stands on both sides of an operator that is in no brackets."""
+    depth, start = 0, 0
+    for at, letter in enumerate(expression):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and at >= start and expression.startswith(operator, at):
+            yield expression[start:at]
+            start = at + len(operator)
+    yield expression[start:]

@@ -32,8 +32,9 @@ def load_release(
 ) -> Any:
     """What `datasets.load_dataset(place, release, ...)` gives, without the rows that were withdrawn from the dataset.
 
-    Which those are is always asked of the dataset as it is now, so that a release that was published before, at
-    whatever `revision`, is without them too. Pictures are not copied.
+    Which those are is asked of the dataset as it is now, so that a release that was published before, at whatever
+    `revision`, is without them too; where the Hub cannot be reached, of the list that was fetched last. Pictures are not
+    copied.
 
     Args:
         place: "org/name" on the Hub, or the folder of a built dataset.
@@ -45,8 +46,8 @@ def load_release(
 
     Raises:
         ConfigError: there is no such place or release, or `id` is not among the columns that were asked for.
-        HubError: what was withdrawn is not known, as the Hub does not say.
-        BadFile: nor does a broken file.
+        HubError: the Hub does not say what was withdrawn, and never did.
+        BadFile: the list is broken.
     """
     stones = _withdrawn(place, release, token)
     rows = load_dataset(
@@ -85,13 +86,11 @@ def _without(rows: Any, gone: pa.StringArray) -> Any:
         raise ConfigError("rows that were withdrawn are known by their id: ask for the column id, too")
     if isinstance(rows, IterableDataset):
         arrow = rows.with_format("arrow")  # in which no picture is decoded
-        left = arrow.filter(partial(_stays, gone=gone), input_columns="id", batched=True, batch_size=STREAMED)
-        return left.with_format(None)
+        return arrow.filter(partial(_stays, gone=gone), batched=True, batch_size=STREAMED).with_format(None)
     assert isinstance(rows, Dataset)
-    ids = rows.select_columns("id").with_format("arrow")[:]["id"]
-    stays = _stays(ids, gone)
+    stays = _stays(rows.select_columns("id").with_format("arrow")[:], gone)
     return rows if stays.all() else rows.select(np.flatnonzero(stays))
 
 
-def _stays(ids: pa.ChunkedArray, gone: pa.StringArray) -> np.ndarray:
-    return ~np.asarray(pc.is_in(ids, gone))
+def _stays(table: pa.Table, gone: pa.StringArray) -> np.ndarray:
+    return ~np.asarray(pc.is_in(table["id"], gone))

@@ -80,6 +80,7 @@ def yank(
     wanted.check()
     _check_words(reason, name)
     home = Path(out) / dataset
+    lock_of(Path(out), dataset, release)  # before anything is locked there
     with disk_errors(), nullcontext() if dry_run else alone(home / f".building-{FILE}.lock"):
         locks = {one: lock_of(Path(out), dataset, one) for one in dict.fromkeys([release, *release_names(home)])}
         seen: dict[str, dict[str, str]] = {}

@@ -33,8 +33,8 @@ def load_release(
     """What `datasets.load_dataset(place, release, ...)` gives, without the rows that were withdrawn from the dataset.
 
     Which those are is asked of the dataset as it is now, so that a release that was published before, at whatever
-    `revision`, is without them too; where the Hub cannot be reached, of the list that was fetched last. Pictures are not
-    copied.
+    `revision`, is without them too; where the Hub cannot be reached, of the list that was fetched last. Pictures are
+    not copied.
 
     Args:
         place: "org/name" on the Hub, or the folder of a built dataset.

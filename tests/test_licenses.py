@@ -16,6 +16,7 @@ from hfds.errors import ConfigError
 from hfds.plan import plan
 from hfds.refused import allows
 from hfds.run import Run
+from hfds.tune import tune
 from processors.dedup import MarkDuplicates
 
 
@@ -124,3 +125,20 @@ def test_expressions(license_: str, allowed: bool) -> None:
 def test_what_cannot_be_allowed(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="allow_licenses must be a tuple of licences such as"):
         MIXED.but("v1", allow_licenses=wrong).check()
+
+
+def test_rows_of_earlier_releases_are_compared_with_whatever_their_licence(tmp_path: Path) -> None:
+    made(tmp_path, before := MIXED.but("v0", allow_licenses=("proprietary",)))
+    lock = made(tmp_path, MIXED.but("v1", steps=(MarkDuplicates(against=(before,)),))).lock
+    assert [(one["step"], one["rows"]) for one in lock["funnel"][0]["dropped"]] == [
+        ("AllowLicenses", 4),
+        ("MarkDuplicates", 1),
+    ]
+
+
+def test_a_threshold_is_tuned_on_rows_that_are_allowed(tmp_path: Path) -> None:
+    write(tmp_path / "sources", a=ROWS)
+    release = MIXED.but("v1", steps=(MarkDuplicates(above=0.9),))
+    run = Run.here(tmp_path / "work")
+    tuned = tune(release, "1", [0.9], run, sources=tmp_path / "sources", out=tmp_path / "dist")
+    assert [(one["kept"], one["dropped"]) for one in tuned.thresholds] == [(4, 0)]

@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from fixtures import dalle3
 from hub import Fault, Hub
+from huggingface_hub import snapshot_download
 
 import hfds
 from builders.dalle3 import Dalle3
@@ -90,7 +91,7 @@ def test_streaming(load: Any) -> None:
 def test_places_that_are_none(load: Any, home: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'nowhere' is neither the folder of a built dataset nor a repository such"):
         load("v1", "nowhere")
-    with pytest.raises(ConfigError, match="release 'v9' is not built in .*: it is one of: v1, v1.0.1"):
+    with pytest.raises(ConfigError, match=r"release 'v9' is not built in .*: it is one of: v1, v1.0.1"):
         load("v9")
     with pytest.raises(ConfigError, match="ask for the column id, too"):
         load("v1", columns=["prompt"])
@@ -121,11 +122,17 @@ def test_from_the_hub(hub: Hub, home: Path, tmp_path: Path) -> None:
     assert [len(ids) for ids in loaded({"release": "v1"})] == [8]
     hub.commit("org/pictures", {**files, "withdrawn.jsonl": stones})
     hub.store.change("org/pictures", private=True)
+    fetched = tmp_path / "fetched/pictures"
+    ours: dict[str, Any] = {"repo_type": "dataset", "endpoint": hub.url, "token": "hf_read"}
+    snapshot_download("org/pictures", local_dir=fetched, ignore_patterns=["*v1.0.1*", "withdrawn.jsonl"], **ours)
+    assert yank("pictures", "v1", Wanted((GONE,)), "asked for", out=fetched.parent).patch == "v1.0.1"
+    assert (fetched / "withdrawn.jsonl").read_bytes() == stones
+    assert (fetched / "releases/v1.0.1.lock.json").read_bytes() == files["releases/v1.0.1.lock.json"]
     ways = ({"token": "hf_other"}, {}, {"revision": tag}, {"streaming": True}, {"revision": tag, "streaming": True})
     refused, *older, patched = loaded(*({"release": "v1", **way} for way in ways), {"release": "v1.0.1"})
     assert GONE not in patched
     assert older == [patched] * 4
-    assert "org/pictures is not on the Hub, or is private" in refused
+    assert refused.startswith("org/pictures does not take this token: ")
     hub.faults = [Fault("HEAD .*withdrawn.jsonl", 403)]
     (unknown,) = loaded({"release": "v1.0.1"})
     assert unknown.startswith("org/pictures "), "which rows were withdrawn is not known"

@@ -54,15 +54,8 @@ def yank(
     for one, ways in done.unseen.items():
         typer.echo(f"{one} was not looked at by {', '.join(ways)}: it has no such column")
     if done.alike:
-        show(
-            [{"dropped for one of them, and may come back in a later build": id_} for id_ in done.alike],
-            False,
-            ["dropped for one of them, and may come back in a later build"],
-        )
-    new = f"{len(done.withdrawn):,} rows are new in withdrawn.jsonl"
-    if dry_run:
-        new = f"{len(done.withdrawn):,} rows would be new in withdrawn.jsonl"
-    typer.echo(
-        f"{done.patch}: {release} without {done.rows:,} rows; {new}" if done.patch else f"{release} keeps none; {new}"
-    )
+        copies = "dropped for one of them, and kept by a later build in its place"
+        show([{copies: id_} for id_ in done.alike], False, [copies])
+    what = f"{done.patch}: {release} without {done.rows:,} rows" if done.patch else f"{release} keeps none of them"
+    typer.echo(f"{what}; {len(done.withdrawn):,} rows {'would be' if dry_run else 'are'} new in withdrawn.jsonl")
     return None

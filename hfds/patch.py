@@ -18,7 +18,6 @@ from datasets import Features
 from hfds.archive import sha256_of
 from hfds.columns import read
 from hfds.dist import move
-from hfds.errors import ConfigError
 from hfds.ledger import BATCH, LEDGER, check_conservation, funnel
 from hfds.lock import digest_of, make_lock
 from hfds.shards import Written, row_digests, writer_options
@@ -35,11 +34,10 @@ def patch(home: Path, lock: Mapping[str, Any], name: str, reasons: Mapping[str, 
     digest.
 
     Args:
-        reasons: why, by id; each is that of a row which the release keeps.
+        reasons: why, by id; each is that of a row which the release keeps, and others are left.
         more: further parts of the lock.
 
     Raises:
-        ConfigError: no row would be left.
         ConservationError: a row appeared or vanished.
         BadFile: a file of the release cannot be read.
     """
@@ -50,8 +48,6 @@ def patch(home: Path, lock: Mapping[str, Any], name: str, reasons: Mapping[str, 
     old = [(split, shard) for split, entry in lock["splits"].items() for shard in entry["shards"]]
     made = [_shard(home / shard["path"], shard, split, features, aside / f"data/{name}", ids) for split, shard in old]
     shards = [one.written for one in made if one.written]
-    if not shards:
-        raise ConfigError(f"{lock['dataset']}/{name} would keep no row, and `datasets` loads no empty split")
     ledger = aside / f"ledger/{name}.parquet"
     _write_ledger(home / lock["ledger"]["path"], ledger, reasons)
     splits = {split: _entry(one for one in shards if one.split == split) for split in lock["splits"]}
@@ -108,10 +104,7 @@ def _shard(
         digests += [row_digests(table.select(told), split) for table in read([path], told, left)]
     sha256 = sha256_of(str(target)) if len(gone) else shard["sha256"]
     name = target.relative_to(folder.parent.parent).as_posix()
-    return _Made(
-        Written(name, split, len(left), target.stat().st_size, sha256, np.concatenate(digests)),
-        licenses,
-    )
+    return _Made(Written(name, split, len(left), target.stat().st_size, sha256, np.concatenate(digests)), licenses)
 
 
 def _write(path: Path, left: np.ndarray, schema: pa.Schema, target: Path) -> None:
@@ -145,7 +138,7 @@ def _digest(before: str, ids: Iterable[str]) -> str:
 def _licenses(lock: Mapping[str, Any], gone: Counter[str], rows: int) -> dict[str, int]:
     """The rows that are left by licence, most first."""
     left = Counter(lock["licenses"]) - gone
-    if len(left) == 1:
+    if len(left) == 1:  # also where no column says it
         left = Counter(dict.fromkeys(left, rows))
     return dict(sorted(left.items(), key=lambda item: (-item[1], item[0])))
 

@@ -58,7 +58,7 @@ class AllowLicenses(Filter):
         """Each licence is looked at once."""
         licenses = pc.fill_null(table["license"].combine_chunks(), UNKNOWN).dictionary_encode()
         names = [name.strip() or UNKNOWN for name in licenses.dictionary.to_pylist()]
-        known = frozenset(name.casefold() for name in self.allowed)
+        known = frozenset(name.strip().casefold() for name in self.allowed)
         refused = pa.array([None if allows(known, name) else name for name in names], pa.string())
         value = refused.take(licenses.indices)
         reason = pc.if_else(value.is_valid(), "license", pa.scalar(None, pa.string()))

@@ -73,7 +73,7 @@ def yank(
         dry_run: only look.
 
     Raises:
-        ConfigError: there is no such release or row, or they are too many; or the reason or the name cannot be.
+        ConfigError: there is no such release or row, or they are too many or all; or the reason or the name cannot be.
         SourceMissing: a file of one of the releases is gone.
         BadFile: one of them cannot be read.
     """
@@ -98,6 +98,10 @@ def yank(
         ids = {*ways, *(stone.id for stone in before)}
         withdrawn = _rows(ledger, "id", ids)
         gone = sorted(withdrawn["id"].filter(withdrawn["split"].is_valid()).to_pylist())
+        if len(gone) == _count(locks[release]):
+            raise ConfigError(
+                f"no row of {dataset}/{release} would be left, and `datasets` loads no release without any"
+            )
         there = [
             one
             for one, lock in locks.items()

@@ -12,8 +12,8 @@ from pathlib import Path
 from datasets import load_dataset
 
 import hfds
-from hfds.card import funnel_rows
 from hfds.catalogue import find_release
+from hfds.ledger import funnel_rows
 from hfds.release import Built, Release
 from processors.embed import EmbedPrompt, sentence_model
 

@@ -1,145 +1,148 @@
 """The card of a built dataset: numbers from its locks, words from `cards/`. Never half of either by hand."""
 
+import json
 import re
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import Any
 
-import yaml
-
-from hfds.errors import ConfigError
-from hfds.lock import read_locks
-from hfds.markdown import escape, size, table
+from hfds.changelog import Diff
+from hfds.front_matter import LEDGER, Locks, as_text, front_matter, merged_front
+from hfds.markdown import code, escape, fenced
+from hfds.sections import HUB, in_full, rows_of, summary
+from hfds.words import front_and_body, template, words_of
 
 BEGIN, END = "<!-- hfds: written by a build or a push, down to the next mark -->", "<!-- hfds: end -->"
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")  # the shape of the Hub's identifiers: SPDX in lower case
+_BETWEEN = re.compile(rf"^{BEGIN}[ \t\r]*$.*?(?:^{END}|\Z)", re.MULTILINE | re.DOTALL)  # lines of their own
+Changes = Mapping[str, Mapping[str, Any]]
 
 
-def write_card(home: Path) -> None:
-    """Writes `README.md` of a built dataset's folder from the locks in it; the newest release is the default config.
-    Without any lock there is no card."""
-    locks = read_locks(home)
-    if not locks:
-        (home / "README.md").unlink(missing_ok=True)
-        return
-    aside = home / "README.md.part"
-    aside.write_text(render(locks), encoding="utf-8")
-    aside.rename(home / "README.md")
+def render(locks: Locks, changes: Changes | None = None, withdrawn: int = 0, repo: str | None = None) -> str:
+    """The card of a dataset with these releases, oldest first.
 
-
-def render(locks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The card of a dataset with these releases, oldest first."""
-    newest = [*locks.values()][-1]
-    words = _words(newest["dataset"])
-    body = Template(_words("release")).substitute(
-        dataset=newest["dataset"],
-        words=words.strip(),
-        releases="\n\n".join(_release(lock) for lock in reversed([*locks.values()])),
-        newest=newest["release"],
+    Args:
+        changes: what changed from the release before, by release, as `hfds.changelog.Diff.entry` says it.
+        withdrawn: rows that were withdrawn.
+        repo: "org/name" on the Hub, for the examples.
+    """
+    words = words_of([*locks.values()][-1]["dataset"])
+    return (
+        f"{as_text(front_matter(locks, words))}\n{BEGIN}\n\n{_body(locks, changes or {}, withdrawn, repo)}\n\n{END}\n"
     )
-    return f"---\n{_front_matter(locks)}---\n\n{BEGIN}\n\n{body.strip()}\n\n{END}\n"
 
 
-def merged(old: str, locks: Mapping[str, Mapping[str, Any]]) -> str:
+def merged(old: str, locks: Locks, changes: Changes | None = None, withdrawn: int = 0, repo: str | None = None) -> str:
     """The card `old` with these releases: what is between the marks is written anew, what is beside them stays.
 
-    Other configs stay, too, behind those of the releases, and so do other keys of the front matter.
+    Other configs stay, too, behind those of the releases, and so do other keys of the front matter, and tags. Without
+    any release there is nothing between the marks.
 
     Raises:
         ConfigError: the front matter of `old` is no YAML mapping.
     """
-    new = render(locks)
-    before, told = _parts(old)
-    ours, body = _parts(new)
-    names = {config["config_name"] for config in ours["configs"]}
-    theirs = [config for config in before.get("configs", []) if config.get("config_name") not in names]
-    kept = [{name: value for name, value in config.items() if name != "default"} for config in theirs]
-    meta = {**before, **ours, "configs": [*ours["configs"], *kept]}
-    above, found, rest = told.partition(BEGIN)
-    below = rest.partition(END)[2]
-    text = f"{above}{body.strip()}{below}" if found else f"{told.strip()}\n\n{body.strip()}\n"
-    return f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n\n{text.strip()}\n"
+    before, told = front_and_body(old)
+    words = words_of([*locks.values()][-1]["dataset"] if locks else "")
+    body = _body(locks, changes or {}, withdrawn, repo) if locks else ""
+    ours = f"{BEGIN}\n\n{body}\n\n{END}"
+    above, *below = _BETWEEN.split(told, maxsplit=1)
+    text = f"{above}{ours}{below[0]}" if below else f"{told.strip()}\n\n{ours}"
+    return f"{as_text(merged_front(before, front_matter(locks, words)))}\n{text.strip()}\n"
 
 
-def _parts(card: str) -> tuple[dict[str, Any], str]:
-    """The front matter of a card, and what is below it."""
-    found = re.fullmatch(r"(?:---\r?\n(.*?\r?\n)?---[ \t]*(?:\r?\n|$))?(.*)", card, re.DOTALL)
-    assert found is not None  # everything is optional
-    try:
-        meta = yaml.safe_load(found[1] or "") or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the front matter of the card is no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(meta, dict):
-        raise ConfigError(f"the front matter of the card must be a mapping, got {type(meta).__name__}")
-    return meta, found[2]
+def _body(locks: Locks, changes: Changes, withdrawn: int, repo: str | None) -> str:
+    newest = [*locks.values()][-1]
+    words = words_of(newest["dataset"])
+    said = words.meta.get("pretty_name")
+    text = Template(template()).substitute(
+        title=escape(str(said) if said else newest["dataset"]),
+        about=words.about,
+        status=_status(locks, withdrawn),
+        loading=_loading(newest, repo),
+        newest=f"## {escape(newest['release'])}\n\n{_about(newest)}\n\n{in_full(newest)}",
+        sections=words.sections,
+        changelog=_changelog(locks, changes),
+        older=_older(locks),
+        citation=_citation(newest, str(said) if said else newest["dataset"], repo),
+    )
+    return "\n\n".join(part for part in text.strip().split("\n\n") if part.strip())
 
 
-def _words(name: str) -> str:
-    path = files("cards") / f"{name}.md"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def _status(locks: Locks, withdrawn: int) -> str:
+    newest = [*locks.values()][-1]
+    count = f"{len(locks)} releases; the newest and default is" if len(locks) > 1 else "One release:"
+    text = (
+        f"{count} **{escape(newest['release'])}** with {rows_of(newest):,} rows. Built with hfds: every row of every "
+        "source is either in a split or in the release's ledger with the step and the reason that dropped it."
+    )
+    if not withdrawn:
+        return text
+    gone = f"**{withdrawn:,} {'row was' if withdrawn == 1 else 'rows were'} withdrawn** after publication"
+    return (
+        f"{text}\n\n{gone}; `withdrawn.jsonl` says which and why. Releases from then on are without them, and hfds "
+        "skips them in older ones."
+    )
 
 
-def _front_matter(locks: Mapping[str, Mapping[str, Any]]) -> str:
-    configs: list[dict[str, Any]] = []
-    for name, lock in locks.items():
-        paths = [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in lock["splits"]]
-        # The cache of `datasets` knows a local folder by its card alone, and has old rows for one that was built again.
-        configs.append({"config_name": name, "description": f"digest {lock['digest']}", "data_files": paths})
-    configs[-1]["default"] = True
-    for name, lock in locks.items():
-        ledger = {"description": f"sha256 {lock['ledger']['sha256']}", "data_files": lock["ledger"]["path"]}
-        configs.append({"config_name": f"{name}-ledger", **ledger})
-    named = {name.lower() for lock in locks.values() for name in lock["licenses"]}
-    licenses = sorted({name if _LICENSE.fullmatch(name) else "other" for name in named})
-    meta: dict[str, Any] = {"configs": configs}
-    if licenses:
-        meta["license"] = licenses if len(licenses) > 1 else licenses[0]
-    return str(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True))
+def _loading(lock: Mapping[str, Any], repo: str | None) -> str:
+    """How to get at the rows. Names are written as Python has them, as they may be anything."""
+    name, ledger, split = lock["release"], lock["release"] + LEDGER, next(iter(lock["splits"]))
+    at = repo or f"org/{lock['dataset']}"
+    python = f"""
+from datasets import load_dataset
+
+repo = {_literal(at)}{"" if repo else "  # or the path of this folder, which has no revision"}
+rows = load_dataset(repo, {_literal(name)}, revision={_literal(name)})  # the tag, which never moves
+rows = load_dataset(repo, {_literal(name)}, split={_literal(split)}, streaming=True)  # nothing is downloaded before
+fate = load_dataset(repo, {_literal(ledger)}, split="train")  # what happened to every row of every source
+"""
+    return "\n\n".join(
+        (
+            fenced(python.strip(), "python"),
+            f"Whether every byte is still what was built, by {code(f'releases/{name}.lock.json')}:",
+            fenced(" ".join(f"hfds verify {at} {name}".split()), "sh"),
+        )
+    )
 
 
-def _release(lock: Mapping[str, Any]) -> str:
-    """The section of one release."""
-    splits = [
-        [name, f"{split['rows']:,}", size(split["bytes"]), str(len(split["shards"]))]
-        for name, split in lock["splits"].items()
-    ]
-    licenses = [[name, f"{rows:,}"] for name, rows in lock["licenses"].items()]
-    steps = [[step["name"], ", ".join(f"{k}={v!r}" for k, v in step["parameters"].items())] for step in lock["steps"]]
-    parts = [
-        f"## {escape(lock['release'])}",
-        escape(lock["description"]),
-        *{
-            f"**A try**: at most {s['limit']:,} rows of every split were read."
-            for s in lock["sources"]
-            if s.get("limit")
-        },
-        table(["split", "rows", "size", "shards"], splits),
-        "What happened to every row:",
-        table(["input", "rows", "dropped", "kept"], funnel_rows(lock["funnel"])),
-        table(["step", "parameters"], steps) if steps else "",
-        table(["licence", "rows"], licenses),
-        table(["source", "revision", "licence", "files"], [_source(source) for source in lock["sources"]]),
-        f"Digest `{lock['digest']}`; every file and parameter is in `releases/{lock['release']}.lock.json`, the fate of"
-        f" every row in the config `{lock['release']}-ledger`.",
-    ]
-    return "\n\n".join(part for part in parts if part)
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
-def funnel_rows(funnel: list[dict[str, Any]]) -> list[list[str]]:
-    """The funnel as table rows: input, rows in, dropped by reason, kept by split."""
-    return [
-        [
-            entry["input"],
-            f"{entry['rows']:,}",
-            ", ".join(f"{drop['reason']} {drop['rows']:,}" for drop in entry["dropped"]) or "-",
-            ", ".join(f"{split} {rows:,}" for split, rows in entry["kept"].items()) or "-",
-        ]
-        for entry in funnel
-    ]
+def _about(lock: Mapping[str, Any]) -> str:
+    return "\n\n".join(part for part in (escape(lock["description"]), summary(lock)) if part)
 
 
-def _source(source: Mapping[str, Any]) -> list[str]:
-    revision = source["revision"] or "local files"
-    return [source["input"], revision, source["license"], f"{len(source['files']):,}"]
+def _older(locks: Locks) -> str:
+    """The releases before the newest in short, that last."""
+    older = [*locks.values()][-2::-1]
+    return "\n\n".join(f"## {escape(lock['release'])}\n\n{_about(lock)}" for lock in older)
+
+
+def _changelog(locks: Locks, changes: Changes) -> str:
+    lines = []
+    for name in reversed([*locks]):
+        found = Diff.of(changes[name]) if name in changes else None
+        what = f"after {escape(found.old)}, {escape(found.headline())}" if found else f"{rows_of(locks[name]):,} rows"
+        lines.append(f"- **{escape(name)}** {what}")
+    more = ["", "[CHANGELOG.md](CHANGELOG.md) says which rows these are, and why."] if changes else []
+    return "\n".join([*lines, *more])
+
+
+def _citation(lock: Mapping[str, Any], title: str, repo: str | None) -> str:
+    fields = {
+        "title": f"{{{_tex(title)}}}, release {_tex(lock['release'])}",
+        **({"howpublished": f"\\url{{{HUB}{repo}}}"} if repo else {}),
+        "note": f"digest {_tex(lock['digest'])}",
+    }
+    inside = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    key = re.sub(r"[^0-9A-Za-z]", "-", f"{lock['dataset']}-{lock['release']}")
+    return fenced(f"@misc{{{key},\n{inside}\n}}", "bibtex")
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def _tex(text: str) -> str:
+    """A text as TeX prints it."""
+    line = " ".join(text.split())
+    return "".join(_TEX.get(letter, f"\\{letter}" if letter in "{}%&#_$" else letter) for letter in line)

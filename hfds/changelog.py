@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import xxhash
@@ -48,6 +48,11 @@ class Diff:
     drift: list[dict[str, Any]]
     made_of: list[dict[str, Any]]
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> "Diff":
+        """The one that an entry says."""
+        return cls(**{part.name: entry[part.name] for part in fields(cls)})
+
     def entry(self) -> dict[str, Any]:
         """All of it, with its level and what makes it so."""
         found, because = level(self)
@@ -86,6 +91,28 @@ class Diff:
         for title, rows in self.tables().items():
             parts += [f"**{escape(title)}**", table([*rows[0]], [[*row.values()] for row in rows])]
         return "\n\n".join(parts)
+
+
+def changelog(changes: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of CHANGELOG.md: what changed with each release, the newest first.
+
+    Args:
+        changes: an entry (see `Diff.entry`) for each release that has one before it, oldest first.
+    """
+    parts = [Diff.of(entry).markdown().removeprefix("#") for entry in reversed([*changes.values()])]
+    return "\n\n".join(["# Changelog", *parts]) + "\n"
+
+
+def fitting(changes: Mapping[str, Mapping[str, Any]], locks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that are about these releases as they are, in the order of `locks`, by release."""
+    digests = {name: lock["digest"] for name, lock in locks.items()}
+    return {
+        name: changes[name]
+        for name in locks
+        if name in changes
+        and changes[name]["new"] == name
+        and changes[name]["digests"] == {"old": digests.get(changes[name]["old"]), "new": digests[name]}
+    }
 
 
 def level(found: Diff) -> tuple[str, list[str]]:

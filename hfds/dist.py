@@ -1,5 +1,6 @@
 """What a build leaves: a folder that is the Hub repository, made aside and moved into place, the card last."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -12,13 +13,16 @@ from datasets import Dataset, Features
 
 from hfds import shards
 from hfds.archive import sha256_of
-from hfds.card import funnel_rows, write_card
+from hfds.documents import CARD, CHANGELOG, PLOTS, documents
 from hfds.errors import HfdsError
-from hfds.ledger import check_conservation, funnel, kept_split, write_ledger
-from hfds.lock import digest_of, make_lock, write_lock
+from hfds.ledger import check_conservation, funnel, funnel_rows, kept_split, write_ledger
+from hfds.lock import digest_of, make_lock, read_locks, write_json
 from hfds.run import Run
+from hfds.statistics import measured
 
 BATCH = 50_000
+CHANGED = "releases/{}.diff.json"  # what changed from the release before
+WITHDRAWN = "withdrawn.jsonl"  # a tombstone a line
 
 
 def write_release(
@@ -62,9 +66,38 @@ def write_release(
         licenses=_licenses(rows),
         ledger={"path": ledger, "sha256": sha256_of(aside / ledger)},
         funnel=counted,
+        statistics=measured([aside / shard.name for shard in written], features),
     )
     move(home, aside, name, lock)
     return lock
+
+
+def write_card(home: Path) -> list[str]:
+    """Writes the documents of a built dataset's folder (see `hfds.documents`) from the locks and entries in it, each
+    aside and renamed, the card last; returns their paths. What others wrote into the card stays."""
+    card, withdrawn = home / CARD, home / WITHDRAWN
+    told = documents(
+        read_locks(home),
+        changes_in(home),
+        withdrawn=len(withdrawn.read_bytes().splitlines()) if withdrawn.is_file() else 0,
+        old_card=card.read_text(encoding="utf-8") if card.is_file() else "",
+    )
+    for path, data in told.items():
+        target = home / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f"{target.name}.part")
+        aside.write_bytes(data)
+        aside.replace(target)
+    for old in (home / CHANGELOG, *home.glob(f"{PLOTS}*")):
+        if str(old.relative_to(home)) not in told:
+            old.unlink(missing_ok=True)
+    return [*told]
+
+
+def changes_in(home: Path) -> dict[str, dict[str, Any]]:
+    """What changed from the release before, by release, as it lies in a built dataset's folder."""
+    paths = {path.name.removesuffix(".diff.json"): path for path in home.glob(CHANGED.format("*"))}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
 
 def _positions(rows: Dataset) -> dict[str, np.ndarray]:
@@ -114,6 +147,6 @@ def move(home: Path, aside: Path, name: str, lock: Mapping[str, Any]) -> None:
         if target.is_dir():
             shutil.rmtree(target)
         (aside / part).replace(target)
-    write_lock(lock, home / "releases" / f"{name}.lock.json")
+    write_json(lock, home / "releases" / f"{name}.lock.json")
     write_card(home)
     shutil.rmtree(aside)

@@ -123,6 +123,19 @@ def funnel(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def funnel_rows(funnel: list[dict[str, Any]]) -> list[list[str]]:
+    """The funnel as table rows: input, rows in, dropped by reason, kept by split."""
+    return [
+        [
+            entry["input"],
+            f"{entry['rows']:,}",
+            ", ".join(f"{drop['reason']} {drop['rows']:,}" for drop in entry["dropped"]) or "-",
+            ", ".join(f"{split} {rows:,}" for split, rows in entry["kept"].items()) or "-",
+        ]
+        for entry in funnel
+    ]
+
+
 def check_conservation(
     counted: Sequence[Mapping[str, Any]], inputs: Mapping[str, int], written: Mapping[str, int]
 ) -> None:

@@ -36,11 +36,11 @@ def make_lock(**parts: Any) -> dict[str, Any]:
     return {**parts, "packages": {"hfds": version("hfds"), **{name: version(name) for name in PACKAGES}}}
 
 
-def write_lock(lock: Mapping[str, Any], path: Path) -> None:
-    """Writes a lock aside and renames it."""
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    """Writes a lock, or what stands beside it, aside and renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(lock, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     aside.rename(path)
 
 

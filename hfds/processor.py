@@ -54,6 +54,11 @@ class Step:
         """The columns it adds or replaces, with their features."""
         raise NotImplementedError
 
+    @property
+    def means(self) -> Mapping[str, str]:
+        """What the columns it adds hold, with their unit, as cards say it; those of the common schema say it there."""
+        return {}
+
     def parameters(self) -> dict[str, Any]:
         """Its parameters as plain values."""
         return asdict(self)

@@ -17,17 +17,17 @@ from datasets import Features, Image, Json, List, Value
 
 FEATURES = Features(
     {
-        "id": Value("string"),  # "<source>/<the source's own key>": unique, and the same for ever
+        "id": Value("string"),
         "source": Value("string"),
-        "source_revision": Value("string"),  # commit on the Hub; null for local files
-        "license": Value("string"),  # SPDX identifier or "unknown"
+        "source_revision": Value("string"),
+        "license": Value("string"),
         "url": Value("string"),
-        "image": Image(),  # the picture as found, never re-encoded
-        "image_hash": Value("string"),  # xxh3-128 of its encoded bytes, 32 hex digits
-        "width": Value("int32"),  # pixels, as stored (before any EXIF rotation)
+        "image": Image(),
+        "image_hash": Value("string"),
+        "width": Value("int32"),
         "height": Value("int32"),
-        "prompt": Value("string"),  # the text a trainer reads
-        "captions": List({"style": Value("string"), "text": Value("string")}),  # every text the source has
+        "prompt": Value("string"),
+        "captions": List({"style": Value("string"), "text": Value("string")}),
         "generation": {
             "model": Value("string"),
             "seed": Value("int64"),
@@ -36,13 +36,13 @@ FEATURES = Features(
             "sampler": Value("string"),
             "negative_prompt": Value("string"),
         },
-        "source_scores": {  # what the source itself says, each on the source's own scale
+        "source_scores": {
             "nsfw": Value("float64"),
             "watermark": Value("float64"),
             "aesthetic": Value("float64"),
             "similarity": Value("float64"),
         },
-        "extra": Json(),  # all else the source says, documented on its builder
+        "extra": Json(),
         "dropped": {  # null while the row is kept
             "step": Value("string"),
             "reason": Value("string"),
@@ -53,6 +53,28 @@ FEATURES = Features(
         },
     }
 )
+MEANINGS = {  # of the columns that a release may have, and of fields of them, with their unit; as cards say it
+    "id": '"<source>/<the source\'s own key>": unique, and the same for ever',
+    "source": "the builder that read the row",
+    "source_revision": "commit of the source on the Hub; null for local files",
+    "license": 'SPDX identifier, or "unknown"',
+    "url": "where the source found the picture",
+    "image": "the picture as found, never re-encoded",
+    "image_hash": "xxh3-128 of the picture's encoded bytes, 32 hex digits",
+    "width": "pixels, as stored (before any EXIF rotation)",
+    "height": "pixels, as stored (before any EXIF rotation)",
+    "prompt": "the text a trainer reads",
+    "captions": "every text that the source has, each with its style",
+    "generation": "how the picture was made",
+    "generation.model": "the model that made it, as the source names it",
+    "generation.seed": "seed of the sampler",
+    "generation.steps": "steps of the sampler",
+    "generation.guidance": "scale of classifier-free guidance",
+    "generation.sampler": "name of the sampler",
+    "generation.negative_prompt": "what was asked not to be there",
+    "source_scores": "what the source itself says, each on the source's own scale",
+    "extra": "all else the source says, documented on its builder",
+}
 SCHEMA: pa.Schema = FEATURES.arrow_schema
 DROPPED: pa.StructType = SCHEMA.field("dropped").type
 

@@ -133,6 +133,15 @@ class Release:
         known = self._known()
         return Features({name: known[name] for name in dict.fromkeys(("id", *self.columns))})
 
+    def made_by(self) -> dict[str, dict[str, str]]:
+        """Of each column that comes out and is not the sources' own: the `step` that made it, and what it `means`."""
+        return {
+            name: {"step": step.name, "means": step.means.get(name, "")}
+            for step in self.steps
+            for name in step.adds
+            if name in self.columns
+        }
+
     def _known(self) -> dict[str, Any]:
         known = {**FEATURES, **GIVEN}
         for step in self.steps:
@@ -271,6 +280,7 @@ def build(
                     for input_, builder in zip(release.inputs, builders, strict=True)
                 ],
                 "steps": [step.entry() for step in all_steps],
+                "made_by": release.made_by(),
                 "earlier": digests(release.earlier(), Path(out)),
             }
             return write_release(table, release.features(), counts, made_of, run, home)
@@ -344,6 +354,7 @@ def _made_of(input_: Input, builder: Builder, rows: int, run: Run, limit: int | 
         "revision": builder.revision,
         "license": builder.LICENSE,
         "homepage": builder.HOMEPAGE,
+        "citation": builder.CITATION,
         "code": code_version(type(builder)),
         "files": [{"name": f.name, "bytes": f.size, "sha256": f.sha256 or sums.get(f.name)} for f in files],
     }

@@ -5,6 +5,7 @@ by CLIP or SigLIP (see `processors.models.vision`). Vectors are lists of float32
 computes in, so that what a rule decides by their cosines does not hang on a rounding.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
@@ -79,6 +80,10 @@ class _Embed(ModelAnnotator):
     @property
     def adds(self) -> Features:
         return Features({self.column: List(Value("float32"), length=self.width)})
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        return {self.column: "a vector of length 1: near what means nearly the same"}
 
     def problems(self) -> list[str]:
         if not isinstance(self.model, Model):

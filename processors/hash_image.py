@@ -12,6 +12,7 @@ more, and 31 in the mean. Of the same 32x32 pixels the hashes are those of image
 number; that JPEGs are decoded at a part of their size changes 2 or 4 bits of one photo in four.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -50,6 +51,10 @@ class HashImage(ModelAnnotator):
     @property
     def adds(self) -> Features:
         return Features({"perceptual_hash": Value("uint64")})
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        return {"perceptual_hash": "64 bits that pictures which look alike have nearly in common"}
 
     def prepare(self, batch: Batch) -> list[int | BadRow]:
         greys = [_grey(picture) for picture in batch.pictures]

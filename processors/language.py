@@ -4,6 +4,7 @@ DetectLanguage is langdetect (character n-grams and naive Bayes), CountPersons t
 pipeline. Both load what they need when they are first shown a prompt, and what they say of one is kept in the store.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +43,10 @@ class DetectLanguage(ModelAnnotator):
     @property
     def adds(self) -> Features:
         return Features({"language": Value("string")})
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        return {"language": "of the prompt, ISO 639-1; null where it has no letters"}
 
     def problems(self) -> list[str]:
         right = type(self.seed) is int and self.seed >= 0
@@ -100,6 +105,10 @@ class CountPersons(ModelAnnotator):
     @property
     def adds(self) -> Features:
         return Features({"persons": Value("int32")})
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        return {"persons": "how many persons the prompt names"}
 
     def problems(self) -> list[str]:
         right = isinstance(self.model, str) and self.model.strip()

@@ -4,6 +4,7 @@ What a signature is, and how two are compared: `processors.duplicates.minhash`. 
 above=0.7)` compares the prompts themselves wherever their signatures agree in part.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,10 @@ class MinHashPrompt(ModelAnnotator):
     @property
     def adds(self) -> Features:
         return Features({self._column: List(Value("uint32"), length=self.permutations)})
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        return {self._column: f"MinHash signature of the prompt's runs of {self.words} words"}
 
     @property
     def _column(self) -> str:

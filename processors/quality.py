@@ -7,7 +7,7 @@ record's `source_scores`, each on the source's own scale, and a rule reads them 
 Pictures are read as trainers see them (see `hfds.pixels`): the first frame, upright, in RGB.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -60,6 +60,15 @@ class MeasureImage(ModelAnnotator):
         types = {"width": "int32", "height": "int32", "aspect": "float32", "format": "string", "mode": "string"}
         return Features({**{name: Value(of) for name, of in types.items()}, "animated": Value("bool")})
 
+    @property
+    def means(self) -> Mapping[str, str]:
+        return {
+            "aspect": "width by height of the upright picture, below 1 for a portrait",
+            "format": '"jpeg", "png" ..., as its bytes say',
+            "mode": 'Pillow\'s: "RGB", "L", "CMYK", "P" ...',
+            "animated": "more than one frame",
+        }
+
     def prepare(self, batch: Batch) -> list[Properties | BadRow]:
         return [_or_bad(properties, picture) for picture in batch.pictures]
 
@@ -80,6 +89,7 @@ class _Score(ModelAnnotator):
     """
 
     column: ClassVar[str]
+    meaning: ClassVar[str]
 
     model: Model
     decode: str = "fast"
@@ -91,6 +101,10 @@ class _Score(ModelAnnotator):
     @property
     def adds(self) -> Features:
         return Features({self.column: Value("float32")})
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        return {self.column: self.meaning}
 
     def problems(self) -> list[str]:
         if not isinstance(self.model, Model):
@@ -161,6 +175,7 @@ class ScoreNsfw(_Classify):
     """
 
     column: ClassVar[str] = "nsfw"
+    meaning: ClassVar[str] = "probability that the picture is not safe for work, 0 to 1"
 
     model: Model = NSFW
     label: str = "nsfw"
@@ -176,6 +191,7 @@ class ScoreWatermark(_Classify):
     """
 
     column: ClassVar[str] = "watermark"
+    meaning: ClassVar[str] = "probability that the picture bears a watermark, 0 to 1"
 
     model: Model = WATERMARK
     label: str = "watermark"
@@ -191,6 +207,7 @@ class ScoreAesthetic(_Score):
     """
 
     column: ClassVar[str] = "aesthetic"
+    meaning: ClassVar[str] = "how much people would like the picture, about 1 to 10"
 
     model: Model = AESTHETIC
 
@@ -207,6 +224,7 @@ class ScoreSimilarity(_Score):
     """
 
     column: ClassVar[str] = "similarity"
+    meaning: ClassVar[str] = "how well the prompt says what the picture shows: a cosine by CLIP, -1 to 1"
 
     model: Model = CLIP
 

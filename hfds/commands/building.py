@@ -148,7 +148,7 @@ def retry(
 def _build(
     release: Any, run: "Run", sources: Path | None, out: Path, rows: int | None, as_json: bool, **more: Any
 ) -> None:
-    from hfds.card import funnel_rows
+    from hfds.ledger import funnel_rows
     from hfds.release import build as make
 
     built = make(release, run, sources=sources, out=out, rows=rows)

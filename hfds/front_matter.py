@@ -22,7 +22,7 @@ def front_matter(locks: Locks, words: Words) -> dict[str, Any]:
     said = {key: value for key, value in words.meta.items() if key not in _OURS}
     return {
         **said,
-        "tags": list(dict.fromkeys(["hfds", *said.get("tags", [])])),
+        "tags": list(dict.fromkeys(["hfds", *_listed(said.get("tags"))])),
         **({"license": licenses if len(licenses) > 1 else licenses[0]} if licenses else {}),
         **({"size_categories": [_size([*locks.values()][-1])]} if locks else {}),
         "configs": _configs(locks),

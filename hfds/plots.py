@@ -60,9 +60,8 @@ def plot(lock: Mapping[str, Any]) -> bytes | None:
 def _panels(lock: Mapping[str, Any]) -> list[Panel]:
     """What there is to show, the most telling first."""
     columns, pictures = lock["statistics"]["columns"], lock["statistics"]["pictures"]
-    known = {name: columns.get(name) or pictures.get(name) for name in ("prompt", "megapixels")}
-    known["aspect"] = pictures.get("aspect")
-    found = [Panel(*KNOWN[name], one) for name, one in known.items() if one and _varies(one)]
+    known = {name: columns.get(name) or pictures.get(name) or {} for name in KNOWN}
+    found = [Panel(*KNOWN[name], one) for name, one in known.items() if _varies(one)]
     scores = [name for name in _floats(Features.from_dict(lock["columns"])) if name not in KNOWN]
     found += [Panel(name, "", columns[name]) for name in scores if _varies(columns.get(name, {}))]
     rows = Counter({entry["input"]: sum(entry["kept"].values()) for entry in lock["funnel"]})

@@ -109,7 +109,7 @@ def _statistics(lock: Lock) -> str:
     if not (known := lock.get("statistics")):
         return ""
     lengths = {name: "characters" for name, one in known["columns"].items() if one["of"] == "length"}
-    leaves = {**known["columns"], **known["pictures"]}
+    leaves = {**known["columns"], **{n: one for n, one in known["pictures"].items() if n not in known["columns"]}}
     numbers = [
         [name, {**lengths, **UNITS}.get(name, ""), *(_number(one[each]) for each in SHOWN.values())]
         for name, one in leaves.items()

@@ -28,6 +28,8 @@ from hfds.documents import documents
 from hfds.lock import digest_of, read_lock, read_locks, release_order
 from hfds.markdown import code, escape, fenced, link, table
 from hfds.plots import plot
+from hfds.record import MEANINGS
+from hfds.releases import RELEASES
 from hfds.run import Run
 from hfds.words import words_of
 from processors.quality import MeasureImage
@@ -302,6 +304,13 @@ def test_blocks_of_code_and_links() -> None:
     assert escape("--- a") == r"\--- a"
     assert escape("a|b\nc") == r"a\|b c"
     assert not any(link in escape("http://a www.b c@d") for link in ("://", "www.", "@")), "what links by itself"
+
+
+def test_every_column_that_we_ship_says_what_it_is() -> None:
+    for release in RELEASES:
+        made_by = release.made_by()
+        for name in release.features():
+            assert made_by.get(name, {}).get("means") or MEANINGS.get(name), f"{name} of {release.dataset}"
 
 
 def test_words_of_no_dataset() -> None:

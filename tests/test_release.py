@@ -59,9 +59,11 @@ def test_the_folder_is_what_plain_datasets_loads(tmp_path: Path, sources: Path) 
     built = build(V1, Run.here(tmp_path / "work"), sources=sources, out=tmp_path / "dist")
     assert [*files_of(built.folder)] == [
         "README.md",
+        "croissant.json",
         "data/v1/train-00000-of-00001.parquet",
         "data/v1/validation-00000-of-00001.parquet",
         "ledger/v1.parquet",
+        "plots/v1.png",
         "releases/v1.lock.json",
     ]
     rows = load_dataset(str(built.folder), "v1", cache_dir=str(tmp_path / "hf"))
@@ -157,9 +159,11 @@ def test_releases_stand_beside_each_other(tmp_path: Path) -> None:
     after = files_of(tmp_path / "d/toys")
     assert {name for name in before | after if before.get(name) != after.get(name)} == {
         "README.md",
+        "croissant.json",
         "data/v2/train-00000-of-00001.parquet",
         "data/v2/validation-00000-of-00001.parquet",
         "ledger/v2.parquet",
+        "plots/v2.png",
         "releases/v2.lock.json",
     }
     card = (tmp_path / "d/toys/README.md").read_text()

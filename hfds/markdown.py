@@ -35,7 +35,7 @@ def code(text: str) -> str:
 
 def fenced(lines: str, language: str = "") -> str:
     """Lines as a block of code that nothing in them ends."""
-    inside = "\n".join(printable(line) for line in lines.splitlines())
+    inside = "\n".join(printable(line) for line in lines.split("\n"))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", inside)), default=0))
     return f"{fence}{language}\n{inside}\n{fence}"
 

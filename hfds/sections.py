@@ -116,9 +116,9 @@ def _statistics(lock: Lock) -> str:
         if name not in KEYS and "counts" not in one and "mean" in one
     ]
     values = [[name, _most(one["counts"])] for name, one in leaves.items() if one.get("counts")]
-    name = lock["release"]
+    name, drawn = escape(lock["release"]), f"plots/{quote(lock['release'], safe='')}.png"
     parts = [
-        f"![Histograms of {escape(name)}: lengths, sizes and scores, and its rows by source](plots/{quote(name)}.png)",
+        f"![Histograms of {name}: lengths, sizes and scores, and its rows by source]({drawn})",
         table(["", "in", *SHOWN], numbers) if numbers else "",
         table(["", "values, with their rows"], values) if values else "",
     ]
@@ -167,8 +167,8 @@ def _steps(lock: Lock) -> str:
     """The steps in order, with what is not switched off of their parameters."""
     lines = []
     for step in lock["steps"]:
-        given = {name: value for name, value in step["parameters"].items() if value not in (None, "", [], {}, False)}
-        named = (name if value is True else f"{name}={value!r}" for name, value in given.items())
+        given = [(name, value) for name, value in step["parameters"].items() if value not in (None, "", [], {})]
+        named = (name if value is True else f"{name}={value!r}" for name, value in given if value is not False)
         said = escape(", ".join(named), PARAMETERS)
         lines.append(f"1. **{escape(step['name'])}** {said}".rstrip())
     return "\n".join(lines)

@@ -38,6 +38,7 @@ from processors.split import Split
 HOSTILE = (
     f"<script>alert(1)</script> | [x](javascript:1) `rm` *b* ![i](http://e) {END} \n```\n---\n# title\n\n"
     "www.e.org a@e.org @all <https://e.org> \x1b[31m \u202e \\ $x$ &lt;"
+    f"\u2028{END}\u2028```"
 )
 SHARD = {"path": "data/v2/train-00000-of-00001.parquet", "rows": 1, "bytes": 1, "sha256": "a" * 64}
 COLUMNS = Features({"id": Value("string"), "prompt": Value("string"), "license": Value("string")})
@@ -53,7 +54,7 @@ def lock(release: str, **changes: Any) -> dict[str, Any]:
         "splits": {"train": {"rows": 12345, "bytes": 2_500_000, "shards": [SHARD, SHARD]}},
         "ledger": {"path": f"ledger/{release}.parquet", "sha256": "e" * 64},
         "licenses": {"CC0-1.0": 12345},
-        "steps": [{"name": "Split", "parameters": {"validation": 0.05}}],
+        "steps": [{"name": "Split", "parameters": {"validation": 0.0, "by": True, "not": False, "none": None}}],
         "funnel": [
             {
                 "input": "a/b",
@@ -145,6 +146,7 @@ def test_numbers_come_from_the_lock() -> None:
         "d" * 64,
         "| prompt | string |  | the text a trainer reads |  |",
         "## Known limits",
+        "1. **Split** validation=0.0, by\n",
     ):
         assert text in card
 

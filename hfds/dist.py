@@ -19,10 +19,10 @@ from hfds.ledger import check_conservation, funnel, funnel_rows, kept_split, wri
 from hfds.lock import digest_of, make_lock, read_locks, write_json
 from hfds.run import Run
 from hfds.statistics import measured
+from hfds.withdrawn import read_withdrawn, redacted
 
 BATCH = 50_000
 CHANGED = "releases/{}.diff.json"  # what changed from the release before
-WITHDRAWN = "withdrawn.jsonl"  # a tombstone a line
 
 
 def write_release(
@@ -75,13 +75,7 @@ def write_release(
 def write_card(home: Path) -> list[str]:
     """Writes the documents of a built dataset's folder (see `hfds.documents`) from the locks and entries in it, each
     aside and renamed, the card last; returns their paths. What others wrote into the card stays."""
-    card, withdrawn = home / CARD, home / WITHDRAWN
-    told = documents(
-        read_locks(home),
-        changes_in(home),
-        withdrawn=len(withdrawn.read_bytes().splitlines()) if withdrawn.is_file() else 0,
-        old_card=card.read_text(encoding="utf-8") if card.is_file() else "",
-    )
+    told = documents_of(home)
     for path, data in told.items():
         target = home / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,10 +88,19 @@ def write_card(home: Path) -> list[str]:
     return [*told]
 
 
+def documents_of(home: Path) -> dict[str, bytes]:
+    """What the documents of a built dataset's folder must be: path to bytes."""
+    card = home / CARD
+    old = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return documents(read_locks(home), changes_in(home), len(read_withdrawn(home)), old_card=old)
+
+
 def changes_in(home: Path) -> dict[str, dict[str, Any]]:
-    """What changed from the release before, by release, as it lies in a built dataset's folder."""
+    """What changed from the release before, by release, as it lies in a built dataset's folder. Nothing but the id is
+    told of rows that were withdrawn."""
     paths = {path.name.removesuffix(".diff.json"): path for path in home.glob(CHANGED.format("*"))}
-    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+    stones = read_withdrawn(home)
+    return {name: redacted(json.loads(path.read_text(encoding="utf-8")), stones) for name, path in paths.items()}
 
 
 def _positions(rows: Dataset) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from datasets import Features
 
-from hfds.words import Words
+from hfds.words import Words, front_and_body
 
 Locks = Mapping[str, Mapping[str, Any]]
 LEDGER = "-ledger"  # behind the name of a release, the config of its ledger
@@ -48,6 +48,19 @@ def merged_front(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
     }
 
 
+def nothing_yet(card: str, release: str) -> str:
+    """The card with one config more, that of the release's ledger, which is not there yet; "" where it has configs.
+
+    Raises:
+        ConfigError: its front matter is no YAML mapping.
+    """
+    meta, body = front_and_body(card)
+    if meta.get("configs"):
+        return ""
+    config = {"config_name": f"{release}{LEDGER}", "data_files": f"ledger/{release}.parquet"}
+    return f"{as_text({**meta, 'configs': [config]})}{body}"
+
+
 def as_text(meta: Mapping[str, Any]) -> str:
     """A front matter between its marks; keys without anything are left out."""
     there = {key: value for key, value in meta.items() if value not in (None, [], {})}
@@ -69,17 +82,28 @@ def _of_release(config: Mapping[str, Any]) -> bool:
 
 
 def _configs(locks: Locks) -> list[dict[str, Any]]:
-    configs: list[dict[str, Any]] = []
-    for name, lock in locks.items():
-        paths = [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in lock["splits"]]
-        # The cache of `datasets` knows a local folder by its card alone, and has old rows for one that was built again.
-        configs.append({"config_name": name, "description": f"digest {lock['digest']}", "data_files": paths})
+    configs = [config_of(lock) for lock in locks.values()]
     for config in configs[-1:]:
         config["default"] = True
     for name, lock in locks.items():
         ledger = {"description": f"sha256 {lock['ledger']['sha256']}", "data_files": lock["ledger"]["path"]}
         configs.append({"config_name": f"{name}{LEDGER}", **ledger})
     return configs
+
+
+def config_of(lock: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a release."""
+    name = lock["release"]
+    paths = [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in lock["splits"]]
+    # The cache of `datasets` knows a local folder by its card alone, and has old rows for one that was built again.
+    return {"config_name": name, "description": f"digest {lock['digest']}", "data_files": paths}
+
+
+def listed_in(card: str, name: str) -> dict[str, Any] | None:
+    """The config of that name on a card, whether or not it is the default."""
+    configs = [one for one in _listed(front_and_body(card)[0].get("configs")) if isinstance(one, dict)]
+    found = next((one for one in configs if one.get("config_name") == name), None)
+    return found and {key: value for key, value in found.items() if key != "default"}
 
 
 def _info(name: str, lock: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Hub: a dataset repository on the Hugging Face Hub that releases are written to; its errors are one sentence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,11 +119,20 @@ class Hub:
         )
 
     def commit(
-        self, message: str, files: dict[str, bytes | Path], gone: Sequence[str] = (), parent: str | None = None
+        self,
+        message: str,
+        files: Mapping[str, bytes | Path],
+        gone: Sequence[str] = (),
+        parent: str | None = None,
+        sums: Mapping[str, str] | None = None,
     ) -> str:
         """Adds files and removes others in one commit on main, which is that branch's next one after `parent`.
 
+        Args:
+            sums: the sha256 that files must have.
+
         Raises:
+            ConfigError: a file is another one.
             Moved: main is not at `parent` any more.
             HubError: the Hub refuses it.
         """
@@ -131,6 +140,10 @@ class Hub:
 
         def send() -> str:
             operations: list[Any] = [CommitOperationAdd(path, what) for path, what in contents.items()]
+            for add in operations:  # which are hashed now
+                wanted = (sums or {}).get(add.path_in_repo)
+                if wanted and add.upload_info.sha256.hex() != wanted:
+                    raise ConfigError(f"{files[add.path_in_repo]!s} has changed since it was built: build it again")
             operations += [CommitOperationDelete(path) for path in gone]
             made = self.api.create_commit(
                 self.repo, operations, commit_message=message, parent_commit=parent, repo_type="dataset"

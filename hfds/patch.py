@@ -21,6 +21,7 @@ from hfds.dist import move
 from hfds.ledger import BATCH, LEDGER, check_conservation, funnel
 from hfds.lock import digest_of, make_lock
 from hfds.shards import Written, row_digests, writer_options
+from hfds.statistics import measured
 from hfds.withdrawn import STEP
 
 
@@ -66,7 +67,8 @@ def patch(home: Path, lock: Mapping[str, Any], name: str, reasons: Mapping[str, 
         "patch_of": {"release": lock["release"], "digest": lock["digest"]},
         **more,
     }
-    parts.pop("statistics", None)  # HERE: those of the shards below `aside`, where `lock` has statistics
+    if "statistics" in lock:
+        parts["statistics"] = measured([aside / shard.name for shard in shards], features)
     new = make_lock(**parts)
     move(home, aside, name, new)
     return new

@@ -12,7 +12,7 @@ from datasets import Features
 from hfds.columns import File
 from hfds.earlier import lock_of
 from hfds.errors import ConfigError, HubError, SourceMissing, nearest
-from hfds.hub import Hub
+from hfds.hub import Hub, Stored
 from hfds.lock import LOCKS, read_lock, release_names, release_order
 from hfds.remote import Kept, Remote
 
@@ -124,10 +124,15 @@ def _tagged(hub: Hub, name: str, commit: str) -> Place | None:
         if not there or size not in (None, there.size) or (there.sha256 or sha256) != sha256:
             what = "has another size or sha256 than its lock says" if there else "is gone"
             raise HubError(f"{path} of {name} in {hub.repo} {what}: see hfds verify {hub.repo} {name}")
+    return published(hub, lock, commit, tree)
 
+
+def published(hub: Hub, lock: Mapping[str, Any], commit: str, tree: Mapping[str, Stored]) -> Place:
+    """A release on the Hub, whose files are those at a commit."""
     kept = Kept()
 
     def at(path: str) -> Remote:
-        return Remote(f"{hub.repo}@{name}/{path}", tree[path].size, partial(hub.part, path, commit), kept)
+        name = f"{hub.repo}@{lock['release']}/{path}"
+        return Remote(name, tree[path].size, partial(hub.part, path, commit), kept)
 
     return Place(lock, at)

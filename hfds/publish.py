@@ -2,45 +2,94 @@
 
 1. The shards, in commits that no card lists yet. What is there already is not sent again.
 2. They are read back: their sha256, their rows, their columns, and a row group of each split.
-3. One commit with the card, the Croissant document, the ledger and the lock: from then on `load_dataset(repo, release)`
-   finds it.
+3. One commit with the card, the Croissant document, the changelog, the ledger and the lock: from then on
+   `load_dataset(repo, release)` finds it.
 4. The tag. A release that has one is never written again.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.utils import tqdm
 
-from hfds.card import merged, render
-from hfds.croissant import croissant
-from hfds.earlier import lock_of
-from hfds.errors import ConfigError, HubError
+from hfds.changelog import Diff, check_level
+from hfds.check import must_agree
+from hfds.diff import diff
+from hfds.dist import CHANGED
+from hfds.documents import CARD, PLOTS, documents
+from hfds.errors import ConfigError, HfdsError, HubError
+from hfds.front_matter import nothing_yet
 from hfds.hub import Hub, Moved, Stored
 from hfds.lock import LOCKS, release_order
+from hfds.place import Place, place_of
+from hfds.record import printable
+from hfds.there import There
+from hfds.wanted import Wanted, find
+from hfds.withdrawn import FILE as WITHDRAWN
+from hfds.withdrawn import Tombstone, merged, read_withdrawn, redacted, text_of
 
 AT_ONCE = 25  # shards of a commit: what a kill can cost is one commit
 TURNS = 10  # times that the last commit is made anew because somebody else was faster
-CROISSANT = "croissant.json"
 
 
 @dataclass(frozen=True)
 class Push:
-    """What a push sends: `files` by path with their bytes, `there` the bytes that the repository has already."""
+    """What a push sends, in JSON values, so that it can be kept and applied later.
 
-    repo: str
+    - `dataset`, `release` and `digest`: what, built below the folder `out`.
+    - `repo`: where to; `private`: how that is made where it is not there.
+    - `unknown_license`: rows whose licence is not known may be published.
+    - `files`: what is sent, with the bytes of each, in `commits` commits; `there`: bytes of shards that are there.
+    - `listed`: the releases that the repository has, with their digests.
+    - `changes`: the changelog's headline, None for the first release.
+    - `commit`: where the release is, None until it is there.
+    """
+
+    dataset: str
     release: str
+    digest: str
+    out: str
+    repo: str
+    private: bool
+    unknown_license: bool
     files: dict[str, int]
     there: int
     commits: int
-    tagged: bool
-    commit: str | None = field(default=None)
+    listed: dict[str, str]
+    changes: str | None
+    commit: str | None = None
+
+
+def plan(
+    dataset: str,
+    name: str,
+    repo: str,
+    *,
+    out: str | Path = "dist",
+    token: str | None = None,
+    private: bool = False,
+    unknown_license: bool = False,
+) -> Push:
+    """What publishing a release that was built below `out`, as config and tag `name` of `repo`, is going to send.
+
+    Args:
+        repo: a dataset repository, "org/name".
+        token: of someone who may write there; the one that `hf auth login` keeps when None.
+        private: how the repository is made, where it is not there.
+        unknown_license: publish rows whose licence is not known.
+
+    Raises:
+        ConfigError: the release is not built, is not what its lock says, was published as something else, is more of a
+            change than its name says, or holds rows of unknown licence.
+        HubError: the repository cannot be read.
+    """
+    return _Pushing(dataset, name, repo, Path(out), token).plan(private, unknown_license)
 
 
 def push(
@@ -52,97 +101,249 @@ def push(
     token: str | None = None,
     private: bool = False,
     unknown_license: bool = False,
-    dry_run: bool = False,
 ) -> Push:
-    """Publishes a release that was built below `out` as config and tag `name` of the dataset repository `repo`.
-
-    Running again goes on where a push was cut off, and sends nothing that is there.
-
-    Args:
-        token: of someone who may write there; the one that `hf auth login` keeps when None.
-        private: how the repository is made, where it is not there.
-        unknown_license: publish rows whose licence is not known.
-        dry_run: only say what would be sent.
+    """Publishes a release; see `plan`. Running again goes on where a push was cut off, and sends nothing that is there.
 
     Raises:
-        ConfigError: the release is not built, was published as something else, or holds rows of unknown licence.
+        ConfigError: as `plan`.
         HubError: the Hub refuses it, cannot be reached, or has something else than was sent.
     """
-    home = Path(out) / dataset
-    lock = lock_of(Path(out), dataset, name)
-    if (unknown := lock["licenses"].get("unknown")) and not unknown_license:
-        raise ConfigError(
-            f"{dataset}/{name} holds {unknown:,} rows of unknown licence: leave them out, or publish them with "
-            "--allow-unknown-license"
-        )
-    hub = Hub(repo, token)
-    there = hub.exists()
-    if not there and not dry_run:
-        hub.create(private)
-    tree = hub.tree() if there else {}
-    tags = hub.tags() if there else {}
-    own = f"{LOCKS}{name}.lock.json"
-    if name in tags or own in tree:
-        _same_build(hub, lock, json.loads(hub.read(own, tags.get(name, "main"))))
-    if name in tags:
-        return Push(repo, name, {}, sum(split["bytes"] for split in lock["splits"].values()), 0, True, tags[name])
-    shards = {shard["path"]: shard for split in lock["splits"].values() for shard in split["shards"]}
-    missing = [path for path, shard in shards.items() if not _same(tree.get(path), shard)]
-    rest = (lock["ledger"]["path"], own, "README.md")
-    sizes = {path: shards[path]["bytes"] for path in missing} | {path: (home / path).stat().st_size for path in rest}
-    planned = Push(
-        repo, name, sizes, sum(shard["bytes"] for path, shard in shards.items() if path not in missing),
-        -(-len(missing) // AT_ONCE) + 1, tagged=False,
-    )  # fmt: skip
-    if dry_run:
-        return planned
-    for at in tqdm(range(0, len(missing), AT_ONCE), desc=f"Pushing {name}", unit=" commits", disable=not missing):
-        some = missing[at : at + AT_ONCE]
-        message = f"{name}: {at + len(some)} of {len(missing)} shards"
-        hub.commit(message, {path: home / path for path in some})
-    _read_back(hub, home, lock)
-    commit = _list(hub, home, lock)
-    hub.tag(name, commit)
-    return Push(repo, name, planned.files, planned.there, planned.commits, tagged=True, commit=commit)
+    pushing = _Pushing(dataset, name, repo, Path(out), token)
+    return pushing.send(pushing.plan(private, unknown_license))
 
 
-def _same(stored: Stored | None, shard: Mapping[str, Any]) -> bool:
-    return stored is not None and (stored.size, stored.sha256) == (shard["bytes"], shard["sha256"])
-
-
-def _same_build(hub: Hub, lock: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Raises ConfigError where the repository has another build of that name."""
-    if theirs["digest"] == lock["digest"]:
-        return
-    said = [
-        f"{one['digest'][:12]} with {sum(split['rows'] for split in one['splits'].values()):,} rows"
-        for one in (theirs, lock)
-    ]
-    raise ConfigError(
-        f"{hub.repo} has another build of {lock['release']} ({said[0]}; this one is {said[1]}), and what is published "
-        "is never changed: give this one a name of its own"
-    )
-
-
-def _read_back(hub: Hub, home: Path, lock: Mapping[str, Any]) -> None:
-    """Compares what the repository has with the lock.
+def apply(planned: Push, token: str | None = None) -> Push:
+    """Publishes what was planned, as `push` does.
 
     Raises:
-        HubError: with the first thing that differs.
+        ConfigError: as `plan`, or the release was built anew, or the repository has other releases since.
     """
-    head = hub.head()
-    tree = hub.tree(head)
-    for split in lock["splits"].values():
-        for number, shard in enumerate(split["shards"]):
-            path = shard["path"]
-            if not _same(tree.get(path), shard):
-                raise HubError(f"{hub.repo} has another {path} than was sent: run again to send it again")
-            theirs, sample = hub.call(partial(_footer, hub, path, head, number == 0))
-            with pq.ParquetFile(home / path) as ours:
-                if (theirs.num_rows, theirs.schema) != (shard["rows"], ours.metadata.schema):
-                    raise HubError(f"{hub.repo} gives other rows or columns for {path} than were sent")
-                if sample is not None and not sample.equals(ours.read_row_group(0)):
-                    raise HubError(f"{hub.repo} gives other values for {path} than were sent")
+    pushing = _Pushing(planned.dataset, planned.release, planned.repo, Path(planned.out), token)
+    now = pushing.plan(planned.private, planned.unknown_license)
+    if now.digest != planned.digest:
+        raise ConfigError(f"{pushing.place.label} was built anew since the push was planned: plan it again")
+    own = {planned.release: planned.digest}  # a push that was cut off may have listed it
+    if {**now.listed, **own} != {**planned.listed, **own}:
+        raise ConfigError(f"{now.repo} has other releases than when the push was planned: plan it again")
+    return pushing.send(now)
+
+
+def planned_in(file: Path) -> Push:
+    """A push that was planned and kept as JSON.
+
+    Raises:
+        ConfigError: the file holds none.
+    """
+    try:
+        told = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): plan the push first") from None
+    except ValueError:
+        told = None
+    kinds: dict[str, Any] = {one.name: dict if get_origin(one.type) is dict else one.type for one in fields(Push)}
+    if not (isinstance(told, dict) and told.keys() == kinds.keys()) or not all(
+        isinstance(told[name], kind) for name, kind in kinds.items()
+    ):
+        raise ConfigError(f"{file} is no plan of a push: make one with hfds push ... --plan {file}")
+    return Push(**told)
+
+
+class _Pushing:
+    """A release on its way into a repository."""
+
+    def __init__(self, dataset: str, name: str, repo: str, out: Path, token: str | None):
+        self.hub, self.out = Hub(repo, token), out
+        self.place = place_of(dataset, name, out)
+        self.lock, self.home, self.name = self.place.lock, out / dataset, name
+        shards = [shard for split in self.lock["splits"].values() for shard in split["shards"]]
+        self.shards = {shard["path"]: shard for shard in shards}
+        self.withdrawn = read_withdrawn(self.home)
+        self.compared: dict[str, Diff] = {}  # with releases before it, by digest
+
+    def plan(self, private: bool, unknown_license: bool) -> Push:
+        dataset = str(self.lock["dataset"])
+        if (unknown := self.lock["licenses"].get("unknown")) and not unknown_license:
+            raise ConfigError(
+                f"{dataset}/{self.name} holds {unknown:,} rows of unknown licence: leave them out, or publish them "
+                "with --allow-unknown-license"
+            )
+        there = There.of(self.hub)
+        self._must_be_this_build(there)
+        total = sum(shard["bytes"] for shard in self.shards.values())
+        planned = Push(
+            dataset, self.name, self.lock["digest"], str(self.out), self.hub.repo, private, unknown_license,
+            {}, total, 0, {name: lock["digest"] for name, lock in there.locks.items()}, None, there.tags.get(self.name),
+        )  # fmt: skip
+        if planned.commit:
+            return planned
+        must_agree(self.place, self.home)
+        self._must_hold_none(merged(there.withdrawn, self.withdrawn))
+        before = self._before(there)
+        missing = self._missing(there)
+        last = self._last(there)
+        sizes = {path: self.shards[path]["bytes"] for path in missing} | {
+            path: _bytes(one) for path, one in last.items()
+        }
+        commits = -(-len(missing) // AT_ONCE) + bool(last) + bool(missing and nothing_yet(there.card, self.name))
+        left = sum(self.shards[path]["bytes"] for path in missing)
+        headline = before.headline() if before else None
+        return replace(planned, files=sizes, there=total - left, commits=commits, changes=headline)
+
+    def send(self, planned: Push) -> Push:
+        """Sends what is missing; the push with the commit that the tag is at."""
+        if planned.commit:
+            return planned
+        self.hub.create(planned.private)
+        there = self._with_a_card()
+        missing = self._missing(there)
+        steps = range(0, len(missing), AT_ONCE)
+        for at in tqdm(steps, desc=f"Pushing {self.name}", unit=" commits", disable=not missing):
+            some = missing[at : at + AT_ONCE]
+            sums = {path: self.shards[path]["sha256"] for path in some}
+            message = f"{self.name}: {at + len(some)} of {len(missing)} shards"
+            self.hub.commit(message, {path: self.home / path for path in some}, sums=sums)
+        if self.name not in there.locks:
+            self._read_back()
+        commit = self._list()
+        self.hub.tag(self.name, commit)
+        return replace(planned, commit=commit)
+
+    def _with_a_card(self) -> There:
+        """The repository as it is, with a card that names configs: without any, `datasets` takes all shards for one."""
+        for _ in range(TURNS):
+            there = There.of(self.hub)
+            card = nothing_yet(there.card, self.name)
+            if not card or not self._missing(there):
+                return there
+            try:
+                self.hub.commit(f"{self.name}: a card", {CARD: card.encode()}, parent=there.head)
+            except Moved:
+                continue
+        raise self._crowded()
+
+    def _crowded(self) -> HubError:
+        return HubError(f"{self.hub.repo} is being written by others all the time: run again to go on")
+
+    def _must_be_this_build(self, there: There) -> None:
+        """Raises ConfigError where the repository has another build of that name."""
+        theirs = there.locks.get(self.name)
+        if theirs is None or theirs["digest"] == self.lock["digest"]:
+            return
+        said = [
+            f"{one['digest'][:12]} with {sum(split['rows'] for split in one['splits'].values()):,} rows"
+            for one in (theirs, self.lock)
+        ]
+        raise ConfigError(
+            f"{self.hub.repo} has another build of {self.name} ({said[0]}; this one is {said[1]}), and what is "
+            "published is never changed: give this one a name of its own"
+        )
+
+    def _must_hold_none(self, withdrawn: Sequence[Tombstone]) -> None:
+        """Raises ConfigError where the release has rows that were withdrawn."""
+        found = find(Wanted(ids=tuple(stone.id for stone in withdrawn)), self.home, self.lock, {}) if withdrawn else {}
+        if found:
+            raise ConfigError(
+                f"{self.place.label} has {len(found):,} rows that were withdrawn from {self.hub.repo}, such as "
+                f"{printable(next(iter(found)))}: copy {WITHDRAWN} from there into {self.home} and build it again, or "
+                "withdraw them with hfds yank"
+            )
+
+    def _missing(self, there: There) -> list[str]:
+        """The shards that are to be sent; none where the release is on the card, with the same rows in other files."""
+        return [] if self.name in there.locks else [path for path in self.shards if not self._has(there.tree, path)]
+
+    def _has(self, tree: Mapping[str, Stored], path: str) -> bool:
+        shard = self.shards[path]
+        return path in tree and (tree[path].size, tree[path].sha256) == (shard["bytes"], shard["sha256"])
+
+    def _before(self, there: There) -> Diff | None:
+        """What changed from the newest release that was published before this one in the order of names.
+
+        Raises:
+            ConfigError: that is more than the release's name says.
+        """
+        own = release_order(self.name)
+        older = [name for name in there.locks if name in there.tags and release_order(name) < own]
+        if not older:
+            return None
+        before = max(older, key=release_order)
+        digest = there.locks[before]["digest"]
+        if digest not in self.compared:
+            self.compared[digest] = diff(self._nearest(before, digest), self.place)
+        check_level(self.compared[digest])
+        return self.compared[digest]
+
+    def _nearest(self, name: str, digest: str) -> Place:
+        """A published release where it was built, if that still lies there, else on the Hub."""
+        dataset = str(self.lock["dataset"])
+        try:
+            place = place_of(dataset, name, self.out)
+        except HfdsError:
+            place = None
+        if place is None or place.lock["digest"] != digest:
+            place = place_of(dataset, f"{self.hub.repo}@{name}", self.out)
+        return place
+
+    def _last(self, there: There) -> dict[str, bytes | Path]:
+        """The files of the commit that puts the release onto the card, beside all others; none where it is there."""
+        if self.name in there.locks:
+            return {}
+        locks = {**there.locks, self.name: self.lock}
+        before = self._before(there)
+        withdrawn = merged(there.withdrawn, self.withdrawn)
+        known = {**there.changes, **({self.name: before.entry()} if before else {})}
+        changes = {name: redacted(entry, withdrawn) for name, entry in known.items()}
+        told = documents(
+            {name: locks[name] for name in sorted(locks, key=release_order)},
+            changes, len(withdrawn), self.hub.repo, there.card,
+        )  # fmt: skip
+        files: dict[str, bytes | Path] = {path: text for path, text in told.items() if not _drawn(path, there)}
+        own, ledger = f"{LOCKS}{self.name}.lock.json", self.lock["ledger"]["path"]
+        files |= {own: self.home / own, ledger: self.home / ledger}
+        for name, entry in changes.items():
+            if entry != there.changes.get(name):
+                files[CHANGED.format(name)] = json.dumps(entry, indent=2, ensure_ascii=False).encode()
+        if withdrawn:
+            files[WITHDRAWN] = text_of(withdrawn).encode()
+        return files
+
+    def _list(self) -> str:
+        """Puts a release whose shards are there onto the card; returns the commit."""
+        for _ in range(TURNS):
+            there = There.of(self.hub)
+            self._must_be_this_build(there)
+            if self.name in there.locks:
+                return there.head  # an answer was lost, or a kill came before the tag
+            if self._missing(there):
+                raise HubError(f"{self.hub.repo} has other shards of {self.name} than were sent: run again to go on")
+            own = f"data/{self.name}/"
+            gone = [path for path in there.tree if path.startswith(own) and path not in self.shards]
+            rows = sum(split["rows"] for split in self.lock["splits"].values())
+            try:
+                return self.hub.commit(f"{self.name}: {rows:,} rows", self._last(there), gone, there.head)
+            except Moved:
+                continue
+        raise self._crowded()
+
+    def _read_back(self) -> None:
+        """Compares what the repository has with what was built.
+
+        Raises:
+            HubError: with the first thing that differs.
+        """
+        head = self.hub.head()
+        tree = self.hub.tree(head)
+        for split in self.lock["splits"].values():
+            for number, shard in enumerate(split["shards"]):
+                path = shard["path"]
+                if not self._has(tree, path):
+                    raise HubError(f"{self.hub.repo} has another {path} than was sent: run again to send it again")
+                theirs, sample = self.hub.call(partial(_footer, self.hub, path, head, number == 0))
+                with pq.ParquetFile(self.home / path) as ours:
+                    if (theirs.num_rows, theirs.schema) != (shard["rows"], ours.metadata.schema):
+                        raise HubError(f"{self.hub.repo} gives other rows or columns for {path} than were sent")
+                    if sample is not None and not sample.equals(ours.read_row_group(0)):
+                        raise HubError(f"{self.hub.repo} gives other values for {path} than were sent")
 
 
 def _footer(hub: Hub, path: str, commit: str, sample: bool) -> tuple[pq.FileMetaData, pa.Table | None]:
@@ -151,28 +352,10 @@ def _footer(hub: Hub, path: str, commit: str, sample: bool) -> tuple[pq.FileMeta
         return parquet.metadata, parquet.read_row_group(0) if sample else None
 
 
-def _list(hub: Hub, home: Path, lock: Mapping[str, Any]) -> str:
-    """Puts a release whose shards are there onto the card, beside all others; returns the commit."""
-    name = lock["release"]
-    own, ledger = f"{LOCKS}{name}.lock.json", lock["ledger"]["path"]
-    shards = {shard["path"] for split in lock["splits"].values() for shard in split["shards"]}
-    for _ in range(TURNS):
-        head = hub.head()
-        tree = hub.tree(head)
-        paths = [path for path in tree if path.startswith(LOCKS) and path.endswith(".lock.json")]
-        locks = {path: json.loads(hub.read(path, head)) for path in paths}
-        if locks.get(own, {}).get("digest") == lock["digest"]:
-            return head  # an answer was lost, or the kill came before the tag
-        locks = {one["release"]: one for one in (*locks.values(), lock)}
-        ordered = {one: locks[one] for one in sorted(locks, key=release_order)}
-        old = hub.read("README.md", head).decode() if "README.md" in tree else ""
-        card = merged(old, ordered) if old.strip() else render(ordered)
-        gone = [path for path in tree if path.startswith(f"data/{name}/") and path not in shards]
-        told = json.dumps(croissant(ordered, hub.repo), indent=2, ensure_ascii=False)
-        files: dict[str, bytes | Path] = {"README.md": card.encode(), CROISSANT: told.encode()}
-        files |= {own: home / own, ledger: home / ledger}
-        try:
-            return hub.commit(f"{name}: {sum(s['rows'] for s in lock['splits'].values()):,} rows", files, gone, head)
-        except Moved:
-            continue
-    raise HubError(f"{hub.repo} is being written by others all the time: run again to go on")
+def _drawn(path: str, there: There) -> bool:
+    """Whether a document is the plot of a release that is there, which is never drawn again."""
+    return path.startswith(PLOTS) and path in there.tree
+
+
+def _bytes(file: bytes | Path) -> int:
+    return len(file) if isinstance(file, bytes) else file.stat().st_size

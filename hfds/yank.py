@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hfds.card import write_card
 from hfds.columns import read
 from hfds.disk import alone, disk_errors
+from hfds.dist import write_card
 from hfds.earlier import lock_of
 from hfds.errors import ConfigError
 from hfds.lock import NAME, release_names

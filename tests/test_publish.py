@@ -20,7 +20,7 @@ LOAD = """
 import json, sys
 from datasets import load_dataset
 try:
-    rows = load_dataset(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
+    rows = load_dataset(sys.argv[1], json.loads(sys.argv[2]), **json.loads(sys.argv[3]))
     print(json.dumps({split: sorted(part["prompt"]) for split, part in rows.items()}))
 except (ValueError, FileNotFoundError) as error:
     print(json.dumps(str(error)[-120:]))
@@ -42,27 +42,34 @@ def made(folder: Path, name: str) -> dict[str, Any]:
     return build(release, Run.here(folder / "work"), sources=folder / "sources", out=folder / "dist").lock
 
 
-def command(folder: Path, name: str) -> list[str]:
-    places = [str(folder / "releases.py"), name, "--to", REPO, "--out", str(folder / "dist")]
+def command(folder: Path, name: str, dataset: str = "") -> list[str]:
+    places = [dataset or str(folder / "releases.py"), name, "--to", REPO, "--out", str(folder / "dist")]
     return [sys.executable, "-m", "hfds.cli", "push", *places]
 
 
 def push(
-    hub: Hub, folder: Path, name: str, *more: str, token: str = "hf_write", xet: bool = False, code: int = 0
+    hub: Hub,
+    folder: Path,
+    name: str,
+    *more: str,
+    token: str = "hf_write",
+    xet: bool = False,
+    code: int = 0,
+    dataset: str = "",
 ) -> Any:
     """`hfds push` in a process of its own; what it printed as JSON."""
     environment = hub.environment(folder / "home", token=token, xet=xet)
-    asked = [*command(folder, name), "--json", *more]
+    asked = [*command(folder, name, dataset), "--json", *more]
     done = subprocess.run(asked, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     assert token not in done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
-def loaded(hub: Hub, folder: Path, config: str, **more: Any) -> Any:
+def loaded(hub: Hub, folder: Path, config: str | None, **more: Any) -> Any:
     """What plain `load_dataset` gives, with a cache of its own."""
     home = folder / f"reader-{len(list(folder.glob('reader-*')))}"
-    command = [sys.executable, "-c", LOAD, REPO, config, json.dumps(more)]
+    command = [sys.executable, "-c", LOAD, REPO, json.dumps(config), json.dumps(more)]
     done = subprocess.run(
         command, env=hub.environment(home, token="hf_read"), capture_output=True, text=True, timeout=120
     )
@@ -182,8 +189,104 @@ def test_what_is_published_can_be_verified(hub: Hub, toys: Path) -> None:
 
 
 def test_rows_of_unknown_licence_are_published_on_purpose_only(hub: Hub, toys: Path) -> None:
-    path = toys / "dist/toys/releases/v1.lock.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "licenses": {"unknown": 4, "mit": 26}}))
+    toy.write(toys / "sources", a=[*toy.many(90)[:-3], ("x", "nobody knows whose this is\tunknown")])
+    made(toys, "v1")
     said = push(hub, toys, "v1", code=2)["error"]
-    assert "toys/v1 holds 4 rows of unknown licence" in said
+    assert "toys/v1 holds 1 rows of unknown licence" in said
     push(hub, toys, "v1", "--allow-unknown-license")
+
+
+def test_a_push_is_planned_and_applied_later(hub: Hub, toys: Path) -> None:
+    push(hub, toys, "v1", "--plan", "plan.json")
+    assert hub.store.repo(REPO) is None, "nothing was made"
+    plan = json.loads((toys / "plan.json").read_text())
+    assert (plan["release"], plan["repo"], plan["listed"]) == ("v1", REPO, {})
+    assert applied(hub, toys)["files"] == plan["files"]
+    assert len(loaded(hub, toys, "v1", revision="v1")["train"]) > 10
+    assert applied(hub, toys)["files"] == {}, "it is there"
+    hub.store.change(REPO, private=True)
+    push(hub, toys, "v2", "--plan", "plan.json")
+    toy.write(toys / "sources", a=toy.many(91))
+    made(toys, "v2")
+    assert "was built anew since the push was planned" in applied(hub, toys, code=2)["error"]
+    push(hub, toys, "v2", "--plan", "plan.json")
+    (toys / "releases.py").write_text((toys / "releases.py").read_text() + "V3 = V1.but('v3')\n")
+    made(toys, "v3")
+    push(hub, toys, "v3")
+    assert "has other releases than when the push was planned" in applied(hub, toys, code=2)["error"]
+    for text in ("{}", "no JSON", json.dumps({**plan, "files": 3}), json.dumps({**plan, "more": 3})):
+        (toys / "plan.json").write_text(text)
+        assert "is no plan of a push: make one with" in applied(hub, toys, code=2)["error"]
+
+
+def applied(hub: Hub, folder: Path, code: int = 0) -> Any:
+    asked = [sys.executable, "-m", "hfds.cli", "push", "--apply", "plan.json", "--json"]
+    environment = hub.environment(folder / "home", token="hf_write")
+    done = subprocess.run(asked, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_changelog_comes_with_the_release_and_must_fit_its_name(hub: Hub, toys: Path) -> None:
+    more = "V1_0_1 = V1.but('v1.0.1', steps=(Split(0.3),))\nV1_1 = V1_0_1.but('v1.1')\nV3 = V1.but('v3')\n"
+    (toys / "releases.py").write_text((toys / "releases.py").read_text() + more)
+    for name in ("v1.0.1", "v1.1", "v3"):
+        made(toys, name)
+    push(hub, toys, "v1")
+    assert "CHANGELOG.md" not in hub.files(REPO)
+    said = push(hub, toys, "v1.0.1", code=2)["error"]
+    assert "v1.0.1 is named as a patch of v1, but is minor (60 rows were added): name it v1.1" in said
+    assert push(hub, toys, "v1.1")["changes"].startswith("minor (60 rows were added): 30 rows became 90")
+    assert push(hub, toys, "v3")["changes"].startswith("minor (60 rows were removed): 90 rows became 30")
+    files = hub.files(REPO)
+    told = files["CHANGELOG.md"].decode()
+    assert told.index("v3 after v1.1") < told.index("v1.1 after v1")
+    assert json.loads(files["releases/v3.diff.json"])["rows"]["removed"] == 60
+    assert "60 rows were removed" in files["README.md"].decode()
+    assert files["plots/v3.png"].startswith(b"\x89PNG")
+
+
+def test_what_is_not_as_its_lock_says_is_not_published(hub: Hub, toys: Path) -> None:
+    path = toys / "dist/toys/releases/v1.lock.json"
+    lock = json.loads(path.read_text())
+    path.write_text(json.dumps({**lock, "licenses": {"mit": 30}}))
+    said = push(hub, toys, "v1", code=2)["error"]
+    assert "toys/v1 in dist is not what its lock says: licences is {'CC0-1.0': 30}, not {'mit': 30}" in said
+    path.write_text(json.dumps(lock))
+    shard = toys / "dist/toys" / lock["splits"]["train"]["shards"][0]["path"]
+    data = bytearray(shard.read_bytes())
+    data[8] ^= 1
+    shard.write_bytes(data)
+    said = push(hub, toys, "v1", code=3)["error"]
+    assert "cannot be read" in said or "has changed since it was built" in said
+
+
+def test_withdrawn_rows_are_not_published_and_not_told_of(hub: Hub, toys: Path) -> None:
+    secret = "A prompt, number 7"
+    push(hub, toys, "v1")
+    push(hub, toys, "v2")
+    assert secret in hub.files(REPO)["CHANGELOG.md"].decode(), "a sample of what was added"
+    yank = [sys.executable, "-m", "hfds.cli", "yank", "toys", "v1", "--prompt-regex", secret, "--reason", "a wish"]
+    subprocess.run([*yank, "--force"], cwd=toys, check=True, capture_output=True)
+    push(hub, toys, "v1.0.1", dataset="toys")
+    files = hub.files(REPO)
+    stones = [json.loads(line) for line in files["withdrawn.jsonl"].splitlines()]
+    assert {stone["id"] for stone in stones} == {f"toy/{n:06d}" for n in (21, 22, 23)}
+    told = (
+        files["CHANGELOG.md"] + files["README.md"] + b"".join(files[f"releases/v{n}.diff.json"] for n in (2, "1.0.1"))
+    )
+    assert secret not in told.decode()
+    (toys / "dist/toys/withdrawn.jsonl").unlink()
+    (toys / "releases.py").write_text((toys / "releases.py").read_text() + "V3 = V1.but('v3')\n")
+    made(toys, "v3")
+    said = push(hub, toys, "v3", code=2)["error"]
+    assert "toys/v3 has 1 rows that were withdrawn from org/toys, such as toy/000021: copy withdrawn.jsonl from" in said
+
+
+def test_before_the_first_release_is_whole_nothing_can_be_loaded(hub: Hub, toys: Path) -> None:
+    hub.faults = [Fault("POST .*/commit/", 400, after=2)]
+    push(hub, toys, "v1", code=3)
+    assert any(path.startswith("data/v1/") for path in hub.files(REPO))
+    for config in (None, "default", "v1"):
+        said = loaded(hub, toys, config)
+        assert isinstance(said, str), "an error, no rows"

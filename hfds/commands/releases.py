@@ -1,11 +1,12 @@
 """Commands about built releases."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from hfds.commands.options import Dataset, Json, Name, Out, show
+from hfds.commands.options import Json, Name, Out, show
 from hfds.errors import ConfigError
 
 
@@ -45,14 +46,16 @@ def diff(
 
 
 def push(
-    dataset: Dataset,
-    release: Name,
-    to: Annotated[str, typer.Option(metavar="ORG/NAME", help="The dataset repository on the Hub.")],
+    dataset: Annotated[str | None, typer.Argument(help="A dataset, or a Python file of your own.")] = None,
+    release: Annotated[str | None, typer.Argument(metavar="RELEASE", help="A built release of it.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="The dataset repository on the Hub.")] = None,
     private: Annotated[bool, typer.Option(help="Make a repository that is not there yet a private one.")] = False,
     unknown_license: Annotated[
         bool, typer.Option("--allow-unknown-license", help="Publish rows whose licence is not known.")
     ] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be sent.")] = False,
+    keep: Annotated[Path | None, typer.Option("--plan", help="Write what would be sent to this file instead.")] = None,
+    kept: Annotated[Path | None, typer.Option("--apply", help="Send what this file plans, if it is still so.")] = None,
     out: Out = Path("dist"),
     as_json: Json = False,
 ) -> None:
@@ -60,18 +63,29 @@ def push(
 
     The token is that of `hf auth login`, or HF_TOKEN.
     """
+    from hfds import publish
     from hfds.catalogue import dataset_name
-    from hfds.publish import push as publish
 
-    name = dataset_name(dataset, release)
-    pushed = publish(name, release, to, out=out, private=private, unknown_license=unknown_license, dry_run=dry_run)
+    if kept is not None:
+        if any((dataset, release, to, private, unknown_license, keep)) or dry_run:
+            raise ConfigError(f"everything is in {kept}: give --apply alone")
+        planned = publish.apply(publish.planned_in(kept))
+    elif dataset is None or release is None or to is None:
+        raise ConfigError("what, and where to? hfds push DATASET RELEASE --to org/name, or hfds push --apply FILE")
+    else:
+        make = publish.plan if dry_run or keep else publish.push
+        name = dataset_name(dataset, release)
+        planned = make(name, release, to, out=out, private=private, unknown_license=unknown_license)
+    if keep is not None:
+        keep.write_text(json.dumps(vars(planned), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
-        return show(vars(pushed), True, [])
-    sent, there = sum(pushed.files.values()), f"{pushed.there:,} bytes of shards are there"
-    if dry_run:
-        show([{"file": path, "bytes": size} for path, size in pushed.files.items()], False, ["file", "bytes"])
-        return typer.echo(f"{len(pushed.files):,} files, {sent:,} bytes, {pushed.commits} commits; {there}")
-    return typer.echo(f"{to}: {release} at {pushed.commit}, {sent:,} bytes were sent, {there}")
+        return show(vars(planned), True, [])
+    sent, there = sum(planned.files.values()), f"{planned.there:,} bytes of shards are there"
+    if dry_run or keep:
+        show([{"file": path, "bytes": size} for path, size in planned.files.items()], False, ["file", "bytes"])
+        typer.echo(planned.changes or "the first release there")
+        return typer.echo(f"{len(planned.files):,} files, {sent:,} bytes, {planned.commits} commits; {there}")
+    return typer.echo(f"{planned.repo}: {planned.release} at {planned.commit}, {sent:,} bytes were sent, {there}")
 
 
 def verify(

@@ -12,6 +12,7 @@ import xxhash
 from hfds.errors import ConfigError
 from hfds.markdown import escape, table
 from hfds.record import printable
+from hfds.withdrawn import STEP as WITHDRAW
 
 FEW = 0.01  # of all rows: no more may be removed or changed in a patch
 WIDE = 300  # characters of a value in a sample
@@ -122,7 +123,7 @@ def level(found: Diff) -> tuple[str, list[str]]:
       row went from train into a split that is held back, which is any other, or from there into train.
     - "minor": rows or a column were added. Or more than `FEW` of the rows were removed, moved between splits that are
       held back, or have another value in one column.
-    - "patch": less than that.
+    - "patch": less than that, or rows were withdrawn, however many.
     - "none": the digests are equal.
     """
     major = [f"column {one['column']} was removed" for one in found.columns if one["new"] is None]
@@ -137,8 +138,9 @@ def level(found: Diff) -> tuple[str, list[str]]:
         return "none", []
     minor = [f"column {one['column']} was added" for one in found.columns]
     minor += [f"{found.rows['added']:,} rows were added"] if found.rows["added"] else []
-    for what, of in (("removed", "old"), ("moved", "both")):
-        minor += [f"{found.rows[what]:,} rows were {what}"] if found.rows[what] > FEW * found.rows[of] else []
+    removed = sum(one["rows"] for one in found.removed if one["step"] != WITHDRAW)
+    for what, rows, of in (("removed", removed, "old"), ("moved", found.rows["moved"], "both")):
+        minor += [f"{rows:,} rows were {what}"] if rows > FEW * found.rows[of] else []
     minor += [f"{one['rows']:,} rows have another {one['column']}" for one in found.changed if one["share"] > FEW]
     return ("minor", minor) if minor else ("patch", [])
 

@@ -65,10 +65,12 @@ def check(dataset: str, out: Path) -> list[dict[str, Any]]:
     for name in release_names(home) or [""]:
         place = place_of(dataset, name, out)
         found += [{**one, "what": f"{name}: {one['what']}"} for one in differences(place, local(home))]
+    if found:  # what is written from locks that are wrong need not be compared
+        return found
     told = documents_of(home)
     missing = [path for path in told if path.startswith(PLOTS) and not (home / path).is_file()]
-    found += [{"what": path, "lock": "a plot", "found": None} for path in missing]
-    return found + unlike({path: text for path, text in told.items() if not path.startswith(PLOTS)}, local(home))
+    plots = [{"what": path, "lock": "a plot", "found": None} for path in missing]
+    return [*plots, *unlike({path: text for path, text in told.items() if not path.startswith(PLOTS)}, local(home))]
 
 
 def local(home: Path) -> Fetch:

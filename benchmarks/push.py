@@ -41,7 +41,7 @@ class Without(Filter):
     part: int
     needs = ("id",)
     def verdicts(self, rows):
-        hashes = np.array([xxhash.xxh3_64_intdigest(one) % 11 for one in rows["id"].to_pylist()])
+        hashes = np.array([xxhash.xxh3_64_intdigest(one.encode()) % 11 for one in rows["id"].to_pylist()])
         return drops(self.name, len(rows), pa.array(np.where(hashes == self.part, "left out", None), pa.string()))
 for part, name in enumerate(("v1", "v2")):
     release = Release("bench", name, (Input(Dalle3, folder="."),), (Without(part),))
@@ -157,7 +157,7 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(dir=args.scratch))
     out = scratch / "out"
     built = [sys.executable, "-c", BUILD, str(args.folder.resolve()), str(scratch / "work"), str(out)]
-    print(subprocess.run(built, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout)
+    print(subprocess.run(built, check=True, capture_output=True, text=True).stdout)
     print("| second release | MB sent | of its shards | requests | s |\n|---|---|---|---|---|")
     for xet in (False, True):
         second_release(out, scratch, xet)

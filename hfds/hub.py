@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, get_session, hf_hub_url
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, hf_hub_url
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
 from huggingface_hub.hf_api import RepoFile
@@ -53,28 +53,18 @@ class Hub:
         self.token = clean_token(repo, token)
         self.api = HfApi(token=self.token, library_name="hfds")
 
-    @property
-    def files(self) -> HfFileSystem:
-        """Its files, to be read by parts."""
-        return HfFileSystem(token=self.token, use_listings_cache=False, skip_instance_cache=True)
-
-    def exists(self) -> bool:
-        """Whether it is there, and may be seen."""
-        try:
-            self.call(lambda: self.api.repo_info(self.repo, repo_type="dataset"))
-        except HubError as error:
-            if any(isinstance(cause, hub_errors.RepositoryNotFoundError) for cause in causes(error)):
-                return False
-            raise
-        return True
-
     def create(self, private: bool) -> None:
         """Makes it, where it is not there."""
         self.call(lambda: self.api.create_repo(self.repo, repo_type="dataset", private=private, exist_ok=True))
 
-    def head(self, revision: str = "main") -> str:
-        """The commit that a branch or tag is at."""
-        return str(self.call(lambda: self.api.repo_info(self.repo, revision=revision, repo_type="dataset").sha))
+    def head(self, revision: str = "main") -> str | None:
+        """The commit that a branch or tag is at; None where the repository is not there, or may not be seen."""
+        try:
+            return str(self.call(lambda: self.api.repo_info(self.repo, revision=revision, repo_type="dataset").sha))
+        except HubError as error:
+            if any(isinstance(cause, hub_errors.RepositoryNotFoundError) for cause in causes(error)):
+                return None
+            raise
 
     def tags(self) -> dict[str, str]:
         """The commits of all tags, by name."""
@@ -88,10 +78,6 @@ class Hub:
         )
         found = [entry for entry in listed if isinstance(entry, RepoFile)]
         return {one.path: Stored(one.path, one.size, one.lfs.sha256 if one.lfs else None) for one in found}
-
-    def read(self, path: str, revision: str) -> bytes:
-        """A small file's bytes."""
-        return bytes(self.call(lambda: self.files.cat_file(f"datasets/{self.repo}@{revision}/{path}")))
 
     def part(self, path: str, revision: str, start: int, stop: int) -> bytes:
         """A file's bytes from one place to before another, in one request."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfds.documents import CARD
+from hfds.errors import HubError
 from hfds.hub import Hub, Stored
 from hfds.lock import LOCKS
 from hfds.withdrawn import FILE as WITHDRAWN
@@ -25,17 +26,35 @@ class There:
     card: str
 
     @classmethod
+    def nowhere(cls) -> "There":
+        """A repository that is not there."""
+        return cls("", {}, {}, {}, {}, (), "")
+
+    @classmethod
     def of(cls, hub: Hub, revision: str = "main") -> "There":
         """As it is at a branch, tag or commit."""
-        if not hub.exists():
-            return cls("", {}, {}, {}, {}, (), "")
         head = hub.head(revision)
+        if head is None:
+            return cls.nowhere()
         tree = hub.tree(head)
+
+        def read(path: str) -> bytes:
+            return hub.part(path, head, 0, tree[path].size) if path in tree and tree[path].size else b""
 
         def told(ending: str) -> dict[str, Any]:
             paths = [path for path in tree if path.startswith(LOCKS) and path.endswith(ending)]
-            return {path[len(LOCKS) : -len(ending)]: json.loads(hub.read(path, head)) for path in paths}
+            return {path[len(LOCKS) : -len(ending)]: _object(hub, path, read(path)) for path in paths}
 
-        card = hub.read(CARD, head).decode() if CARD in tree else ""
-        withdrawn = parse(hub.read(WITHDRAWN, head), f"{WITHDRAWN} of {hub.repo}") if WITHDRAWN in tree else ()
+        card = read(CARD).decode("utf-8", "replace")
+        withdrawn = parse(read(WITHDRAWN), f"{WITHDRAWN} of {hub.repo}")
         return cls(head, tree, hub.tags(), told(".lock.json"), told(".diff.json"), withdrawn, card)
+
+
+def _object(hub: Hub, path: str, text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise HubError(f"{hub.repo} holds no JSON object at {path}: put back what a push wrote there, or remove it")
+    return found

@@ -30,9 +30,7 @@ try:
 except (ValueError, FileNotFoundError) as error:
     print(type(error).__name__, str(error).replace(chr(10), " "))
 """
-NOT_FOUND = (
-    r"DatasetNotFoundError|ValueError BuilderConfig 'v4' not found|FileNotFoundError Couldn't find any data"
-)
+NOT_FOUND = r"DatasetNotFoundError|ValueError BuilderConfig 'v4' not found|FileNotFoundError Couldn't find any data"
 # By LFS and by Xet: what a push asks for at each of its stages, the first of them and the last.
 STAGES = (
     "GET /api/datasets/[^/]+/[^/]+$",

@@ -35,7 +35,8 @@ def read(files: Sequence[File], columns: Sequence[str], places: np.ndarray | Non
     start = 0
     for file in files:
         with _opened(file) as parquet:
-            there = [name for name in columns if name.partition(".")[0] in parquet.schema_arrow.names]
+            names = parquet.schema_arrow.names  # in which dots may be
+            there = [name for name in columns if name in names or name.partition(".")[0] in names]
             for group in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows
                 inside = None if places is None else places[(places >= start) & (places < start + rows)] - start

@@ -33,7 +33,7 @@ except (ValueError, FileNotFoundError) as error:
 NOT_FOUND = r"DatasetNotFoundError|ValueError BuilderConfig 'v4' not found|FileNotFoundError Couldn't find any data"
 # By LFS and by Xet: what a push asks for at each of its stages, the first of them and the last.
 STAGES = (
-    "GET /api/datasets/[^/]+/[^/]+$",
+    "GET /api/datasets/[^/]+/[^/]+/revision/",
     "POST /api/repos/create",
     "POST .*/preupload/",
     "POST .*/objects/batch|GET .*/xet-write-token/",

@@ -48,7 +48,10 @@ class Case:
     slept: float | None = None  # seconds, the longest time between two tries
 
 
-def answered(status: int, where: str = f"GET /api/datasets/{REPO}$", said: str = "", **more: Any) -> list[Fault]:
+FIRST = f"GET /api/datasets/{REPO}/revision/main$"
+
+
+def answered(status: int, where: str = FIRST, said: str = "", **more: Any) -> list[Fault]:
     return [Fault(where, status, {"X-Error-Message": said, **more.pop("headers", {})}, **more)]
 
 

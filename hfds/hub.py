@@ -57,14 +57,16 @@ class Hub:
         """Makes it, where it is not there."""
         self.call(lambda: self.api.create_repo(self.repo, repo_type="dataset", private=private, exist_ok=True))
 
-    def head(self, revision: str = "main") -> str | None:
-        """The commit that a branch or tag is at; None where the repository is not there, or may not be seen."""
+    def head(self, revision: str = "main") -> tuple[str, bool] | None:
+        """The commit that a branch or tag is at, and whether the repository is private; None where it is not there, or
+        may not be seen."""
         try:
-            return str(self.call(lambda: self.api.repo_info(self.repo, revision=revision, repo_type="dataset").sha))
+            info = self.call(lambda: self.api.repo_info(self.repo, revision=revision, repo_type="dataset"))
         except HubError as error:
             if any(isinstance(cause, hub_errors.RepositoryNotFoundError) for cause in causes(error)):
                 return None
             raise
+        return str(info.sha), bool(info.private)
 
     def tags(self) -> dict[str, str]:
         """The commits of all tags, by name."""
@@ -105,32 +107,20 @@ class Hub:
         )
 
     def commit(
-        self,
-        message: str,
-        files: Mapping[str, bytes | Path],
-        gone: Sequence[str] = (),
-        parent: str | None = None,
-        sums: Mapping[str, str] | None = None,
+        self, message: str, files: Sequence[CommitOperationAdd], gone: Sequence[str] = (), parent: str | None = None
     ) -> str:
         """Adds files and removes others in one commit on main, which is that branch's next one after `parent`.
 
         Args:
-            sums: the sha256 that files must have.
+            files: as `adding` gives them; what was sent of them once is not sent again with the next commit.
 
         Raises:
-            ConfigError: a file is another one.
             Moved: main is not at `parent` any more.
             HubError: the Hub refuses it.
         """
-        contents = {path: str(what) if isinstance(what, Path) else what for path, what in files.items()}
+        operations: list[Any] = [*files, *map(CommitOperationDelete, gone)]
 
         def send() -> str:
-            operations: list[Any] = [CommitOperationAdd(path, what) for path, what in contents.items()]
-            for add in operations:  # which are hashed now
-                wanted = (sums or {}).get(add.path_in_repo)
-                if wanted and add.upload_info.sha256.hex() != wanted:
-                    raise ConfigError(f"{files[add.path_in_repo]!s} has changed since it was built: build it again")
-            operations += [CommitOperationDelete(path) for path in gone]
             made = self.api.create_commit(
                 self.repo, operations, commit_message=message, parent_commit=parent, repo_type="dataset"
             )
@@ -155,6 +145,23 @@ class Hub:
                 raise
             status = status_of(error)
             raise (instead(status) or HubError(f"{self.repo} {_problem(error, status)}")) from error
+
+
+def adding(files: Mapping[str, bytes | Path], sums: Mapping[str, str] | None = None) -> list[CommitOperationAdd]:
+    """Files to be committed, hashed now.
+
+    Args:
+        sums: the sha256 that files must have.
+
+    Raises:
+        ConfigError: a file is another one.
+    """
+    found = []
+    for path, what in files.items():
+        found.append(CommitOperationAdd(path, str(what) if isinstance(what, Path) else what))
+        if sums and found[-1].upload_info.sha256.hex() != sums[path]:
+            raise ConfigError(f"{what!s} has changed since it was built: build it again")
+    return found
 
 
 def _must_name_one(repo: str) -> None:

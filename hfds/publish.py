@@ -70,6 +70,8 @@ def apply(planned: Push, token: str | None = None) -> Push:
     """
     pushing = Pushing(planned.dataset, planned.release, planned.repo, Path(planned.out), token)
     now = pushing.plan(planned.private, planned.unknown_license)
+    if now.commit and now.digest == planned.digest:
+        return now
     if now.digest != planned.digest:
         raise ConfigError(f"{pushing.place.label} was built anew since the push was planned: plan it again")
     own = {planned.release: planned.digest}  # a push that was cut off may have listed it

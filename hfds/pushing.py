@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from hfds.dist import CHANGED
 from hfds.documents import CARD, PLOTS, documents
 from hfds.errors import ConfigError, HfdsError, HubError
 from hfds.front_matter import nothing_yet
-from hfds.hub import Hub, Moved, Stored
+from hfds.hub import Hub, Moved, Stored, adding
 from hfds.lock import LOCKS, release_order
 from hfds.place import Place, place_of, published
 from hfds.record import printable
@@ -28,6 +29,8 @@ from hfds.withdrawn import FILE as WITHDRAWN
 from hfds.withdrawn import Tombstone, merged, read_withdrawn, redacted, text_of
 
 AT_ONCE = 25  # shards of a commit: what a kill can cost is one commit
+# Parts of locks that differ where the same was built twice, with other packages.
+MAY_DIFFER = ("packages", "statistics", "made_by", "splits", "ledger")
 READERS = 8  # shards that are read back at once
 TURNS = 10  # times that the last commit is made anew because somebody else was faster
 
@@ -71,7 +74,7 @@ class Pushing:
         self.shards = {shard["path"]: shard for shard in shards}
         self.withdrawn = read_withdrawn(self.home)
         self.there = There.nowhere()
-        self.compared: dict[str, Diff] = {}  # with releases before it, by digest
+        self.diffs: dict[tuple[str, str], Diff] = {}  # by the digests of both releases
 
     def plan(self, private: bool, unknown_license: bool) -> Push:
         dataset = str(self.lock["dataset"])
@@ -81,44 +84,64 @@ class Pushing:
                 "with --allow-unknown-license"
             )
         there = self.there = There.of(self.hub)
+        self._must_be_welcome(there, private)
         self._must_be_this_build(there)
         total = sum(shard["bytes"] for shard in self.shards.values())
+        listed = {name: lock["digest"] for name, lock in there.locks.items()}
         planned = Push(
             dataset, self.name, self.lock["digest"], str(self.out), self.hub.repo, private, unknown_license,
-            {}, total, 0, {name: lock["digest"] for name, lock in there.locks.items()}, None, there.tags.get(self.name),
+            {}, total, 0, listed, None, self._tagged(there),
         )  # fmt: skip
-        if planned.commit:
+        missing = self._missing(there)
+        if planned.commit and self.name in there.locks and not missing:
             return planned
+        if lost := [path for path in missing if path not in self.shards]:
+            raise HubError(f"{self.hub.repo} has lost {lost[0]} of {self.name}, and it is not here: put it back there")
         must_agree(self.place, self.home)
         self._must_hold_none(merged(there.withdrawn, self.withdrawn))
         before = self._before(there)
-        missing = self._missing(there)
         last = self._last(there)
-        sizes = {path: self.shards[path]["bytes"] for path in missing} | {
-            path: _bytes(one) for path, one in last.items()
-        }
+        known = {stored.sha256 for stored in there.tree.values()}  # of shards, by whatever name
+        new = {path: 0 if self.shards[path]["sha256"] in known else self.shards[path]["bytes"] for path in missing}
+        sizes = new | {path: _bytes(one) for path, one in last.items()}
         commits = -(-len(missing) // AT_ONCE) + bool(last) + bool(missing and nothing_yet(there.card, self.name))
-        left = sum(self.shards[path]["bytes"] for path in missing)
         headline = before.headline() if before else None
-        return replace(planned, files=sizes, there=total - left, commits=commits, changes=headline)
+        there_are = total - sum(new.values())
+        return replace(planned, files=sizes, there=there_are, commits=commits, changes=headline, commit=None)
 
     def send(self, planned: Push) -> Push:
         """Sends what is missing; the push with the commit that the tag is at."""
         if planned.commit:
             return planned
         there = self._with_a_card(planned.private)
-        missing, head = self._missing(there), there.head
+        missing = self._missing(there)
         steps = range(0, len(missing), AT_ONCE)
         for at in tqdm(steps, desc=f"Pushing {self.name}", unit=" commits", disable=not missing):
             some = missing[at : at + AT_ONCE]
-            sums = {path: self.shards[path]["sha256"] for path in some}
-            message = f"{self.name}: {at + len(some)} of {len(missing)} shards"
-            head = self.hub.commit(message, {path: self.home / path for path in some}, sums=sums)
+            there = self._send_shards(some, f"{self.name}: {at + len(some)} of {len(missing)} shards", there)
         if self.name not in there.locks:
-            self._read_back(head)
+            self._read_back(there.head)
         commit = self._list()
-        self.hub.tag(self.name, commit)
-        return replace(planned, commit=commit)
+        try:
+            self.hub.tag(self.name, commit)
+        except HubError as error:
+            raise HubError(f"{error} ({self.name} is on the card there, and only its tag is missing)") from error
+        return replace(planned, commit=there.tags.get(self.name, commit))
+
+    def _send_shards(self, paths: Sequence[str], message: str, there: There) -> There:
+        """The repository with these shards, unless somebody else puts another build there meanwhile."""
+        sums = {path: self.shards[path]["sha256"] for path in paths}
+        files = adding({path: self.home / path for path in paths}, sums)
+        for _ in range(TURNS):
+            left = [file for file in files if file.path_in_repo in self._missing(there)]
+            if not left:
+                return there
+            try:
+                return replace(there, head=self.hub.commit(message, left, parent=there.head))
+            except Moved:
+                there = There.of(self.hub)
+                self._must_be_this_build(there)
+        raise self._crowded()
 
     def _with_a_card(self, private: bool) -> There:
         """The repository, made where it is not there, with a card that names configs: without any, `datasets` would
@@ -132,7 +155,7 @@ class Pushing:
             if not card or not self._missing(there):
                 return there
             with suppress(Moved):
-                self.hub.commit(f"{self.name}: a card", {CARD: card.encode()}, parent=there.head)
+                self.hub.commit(f"{self.name}: a card", adding({CARD: card.encode()}), parent=there.head)
             there = There.of(self.hub)
         raise self._crowded()
 
@@ -142,16 +165,46 @@ class Pushing:
     def _must_be_this_build(self, there: There) -> None:
         """Raises ConfigError where the repository has another build of that name."""
         theirs = there.locks.get(self.name)
-        if theirs is None or theirs["digest"] == self.lock["digest"]:
+        other = [part for part in self.lock if part not in MAY_DIFFER and self.lock[part] != (theirs or {}).get(part)]
+        if theirs is None or not other:
             return
         said = [
             f"{one['digest'][:12]} with {sum(split['rows'] for split in one['splits'].values()):,} rows"
             for one in (theirs, self.lock)
         ]
+        dataset = self.lock["dataset"]
         raise ConfigError(
-            f"{self.hub.repo} has another build of {self.name} ({said[0]}; this one is {said[1]}), and what is "
-            "published is never changed: give this one a name of its own"
+            f"{self.hub.repo} has another build of {self.name} ({said[0]}; this one is {said[1]}; what differs: "
+            f"{', '.join(other)}), and what is published is never changed: give this one a name of its own, or see "
+            f"hfds diff {dataset} {self.hub.repo}@{self.name} {self.name}"
         )
+
+    def _must_be_welcome(self, there: There, private: bool) -> None:
+        """Raises ConfigError where the repository is another dataset's, or public and meant to be private."""
+        repo, mine = self.hub.repo, self.lock["dataset"]
+        if others := sorted({lock["dataset"] for lock in there.locks.values()} - {mine}):
+            raise ConfigError(f"{repo} holds releases of {', '.join(others)}: give {mine} a repository of its own")
+        if private and there.head and not there.private:
+            raise ConfigError(f"{repo} is there and public: make it private on its page, or leave out --private")
+
+    def _tagged(self, there: There) -> str | None:
+        """The commit that the release's tag is at; None without one.
+
+        Raises:
+            ConfigError: there is a tag of that name for something else.
+        """
+        if self.name not in there.tags:
+            return None
+        try:
+            theirs = place_of("", f"{self.hub.repo}@{self.name}", self.out).lock["digest"]
+        except ConfigError:
+            theirs = None
+        if theirs != self.lock["digest"]:
+            raise ConfigError(
+                f"{self.hub.repo} has a tag {self.name!r} that is not of this release: remove it there, or give the "
+                "release another name"
+            )
+        return there.tags[self.name]
 
     def _must_hold_none(self, withdrawn: Sequence[Tombstone]) -> None:
         """Raises ConfigError where the release has rows that were withdrawn."""
@@ -164,12 +217,10 @@ class Pushing:
             )
 
     def _missing(self, there: There) -> list[str]:
-        """The shards that are to be sent; none where the release is on the card, with the same rows in other files."""
-        return [] if self.name in there.locks else [path for path in self.shards if not self._has(there.tree, path)]
-
-    def _has(self, tree: Mapping[str, Stored], path: str) -> bool:
-        shard = self.shards[path]
-        return path in tree and (tree[path].size, tree[path].sha256) == (shard["bytes"], shard["sha256"])
+        """The shards that are to be sent; those of the lock that is there, where the release is on the card."""
+        lock = there.locks.get(self.name, self.lock)
+        shards = [shard for split in lock["splits"].values() for shard in split["shards"]]
+        return [shard["path"] for shard in shards if not _same(there.tree.get(shard["path"]), shard)]
 
     def _before(self, there: There) -> Diff | None:
         """What changed from the newest release that was published before this one in the order of names.
@@ -178,25 +229,35 @@ class Pushing:
             ConfigError: that is more than the release's name says.
         """
         own = release_order(self.name)
-        older = [name for name in there.locks if name in there.tags and release_order(name) < own]
-        if not older:
+        before = max((name for name in there.locks if release_order(name) < own), key=release_order, default=None)
+        if before is None:
             return None
-        before = max(older, key=release_order)
-        digest = there.locks[before]["digest"]
-        if digest not in self.compared:
-            self.compared[digest] = diff(self._nearest(before, digest), self.place)
-        check_level(self.compared[digest])
-        return self.compared[digest]
+        found = self._compared(self._nearest(before, there), self.place)
+        check_level(found)
+        return found
 
-    def _nearest(self, name: str, digest: str) -> Place:
+    def _after(self, there: There) -> Diff | None:
+        """What changed from this one to the next, where that was published first and compared with an older one."""
+        own = release_order(self.name)
+        after = min((name for name in there.locks if release_order(name) > own), key=release_order, default=None)
+        if after is None or release_order(there.changes.get(after, {}).get("old", "")) >= own:
+            return None
+        return self._compared(self.place, self._nearest(after, there))
+
+    def _compared(self, old: Place, new: Place) -> Diff:
+        key = (old.lock["digest"], new.lock["digest"])
+        if key not in self.diffs:
+            self.diffs[key] = diff(old, new)
+        return self.diffs[key]
+
+    def _nearest(self, name: str, there: There) -> Place:
         """A published release where it was built, if that still lies there, else on the Hub."""
-        dataset = str(self.lock["dataset"])
         try:
-            place = place_of(dataset, name, self.out)
+            place = place_of(str(self.lock["dataset"]), name, self.out)
         except HfdsError:
             place = None
-        if place is None or place.lock["digest"] != digest:
-            place = place_of(dataset, f"{self.hub.repo}@{name}", self.out)
+        if place is None or place.lock["digest"] != there.locks[name]["digest"]:
+            place = published(self.hub, there.locks[name], there.head, there.tree)
         return place
 
     def _last(self, there: There) -> dict[str, bytes | Path]:
@@ -204,10 +265,9 @@ class Pushing:
         if self.name in there.locks:
             return {}
         locks = {**there.locks, self.name: self.lock}
-        before = self._before(there)
         withdrawn = merged(there.withdrawn, self.withdrawn)
-        known = {**there.changes, **({self.name: before.entry()} if before else {})}
-        changes = {name: redacted(entry, withdrawn) for name, entry in known.items()}
+        made = {found.new: found.entry() for found in (self._before(there), self._after(there)) if found}
+        changes = {name: redacted(entry, withdrawn) for name, entry in {**there.changes, **made}.items()}
         told = documents(
             {name: locks[name] for name in sorted(locks, key=release_order)},
             changes, len(withdrawn), self.hub.repo, there.card,
@@ -235,7 +295,7 @@ class Pushing:
             gone = [path for path in there.tree if path.startswith(own) and path not in self.shards]
             rows = sum(split["rows"] for split in self.lock["splits"].values())
             try:
-                return self.hub.commit(f"{self.name}: {rows:,} rows", self._last(there), gone, there.head)
+                return self.hub.commit(f"{self.name}: {rows:,} rows", adding(self._last(there)), gone, there.head)
             except Moved:
                 continue
         raise self._crowded()
@@ -251,7 +311,7 @@ class Pushing:
         firsts = {split["shards"][0]["path"] for split in self.lock["splits"].values()}
 
         def compare(path: str) -> None:
-            if not self._has(tree, path):
+            if not _same(tree.get(path), self.shards[path]):
                 raise HubError(f"{self.hub.repo} has another {path} than was sent: run again to send it again")
             with pq.ParquetFile(place.at(path)) as theirs, pq.ParquetFile(self.home / path) as ours:
                 if not theirs.metadata.equals(ours.metadata) or theirs.metadata.num_rows != self.shards[path]["rows"]:
@@ -263,6 +323,10 @@ class Pushing:
             bar = tqdm(pool.map(compare, self.shards), "Reading back", len(self.shards), unit=" shards")
             for _ in bar:
                 pass
+
+
+def _same(stored: Stored | None, shard: Mapping[str, Any]) -> bool:
+    return stored is not None and (stored.size, stored.sha256) == (shard["bytes"], shard["sha256"])
 
 
 def _bits(table: pa.Table) -> pa.Buffer:

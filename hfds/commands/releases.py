@@ -77,10 +77,15 @@ def push(
         name = dataset_name(dataset, release)
         planned = make(name, release, to, out=out, private=private, unknown_license=unknown_license)
     if keep is not None:
-        keep.write_text(json.dumps(vars(planned), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        try:
+            keep.write_text(json.dumps(vars(planned), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{keep} cannot be written ({error.strerror}): name another file") from None
     if as_json:
         return show(vars(planned), True, [])
     sent, there = sum(planned.files.values()), f"{planned.there:,} bytes of shards are there"
+    if planned.commit and not planned.files:
+        return typer.echo(f"{planned.repo}: {planned.release} is published already, at {planned.commit}")
     if dry_run or keep:
         show([{"file": path, "bytes": size} for path, size in planned.files.items()], False, ["file", "bytes"])
         typer.echo(planned.changes or "the first release there")

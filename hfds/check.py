@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from datasets.utils import tqdm
 
 from hfds.archive import sha256_of
-from hfds.columns import read
+from hfds.columns import read, schemas
 from hfds.dist import documents_of
 from hfds.documents import PLOTS
 from hfds.errors import ConfigError, ConservationError
 from hfds.ledger import check_conservation, funnel
-from hfds.lock import digest_of, release_names
-from hfds.place import Place, place_of
-from hfds.shards import Written, row_digests
+from hfds.lock import digest_of
+from hfds.place import Place, place_of, places
+from hfds.shards import Written, digested, row_digests
 from hfds.statistics import measured
 
 Fetch = Callable[[str], AbstractContextManager[Path | None]]  # a file of a dataset's folder; None: it is not there
@@ -29,8 +29,7 @@ Fetch = Callable[[str], AbstractContextManager[Path | None]]  # a file of a data
 def differences(place: Place, fetch: Fetch, hashed: bool = True) -> list[dict[str, Any]]:
     """What differs between a release and its lock: `what`, `lock`, `found`.
 
-    Rows are counted again and columns measured, and the ledger must account for all rows. The digest is compared where
-    `image_hash`, by which pictures are in it, is one of the columns.
+    Rows are counted and hashed again and columns measured, and the ledger must account for all rows.
 
     Args:
         fetch: gives whole files, one at a time.
@@ -58,13 +57,15 @@ def check(dataset: str, out: Path) -> list[dict[str, Any]]:
 
     Raises:
         ConfigError: no release of it was built there.
-        SourceMissing: a file of a release is gone.
     """
     home = out / dataset
     found = []
-    for name in release_names(home) or [""]:
-        place = place_of(dataset, name, out)
-        found += [{**one, "what": f"{name}: {one['what']}"} for one in differences(place, local(home))]
+    there = places(dataset, out) or {"": place_of(dataset, "", out)}
+    for name, place in there.items():
+        own = {shard["path"] for split in place.lock["splits"].values() for shard in split["shards"]}
+        files = sorted(path.relative_to(home).as_posix() for path in home.glob(f"data/{name}/*"))
+        more = [{"what": path, "lock": None, "found": "a file"} for path in files if path not in own]
+        found += [{**one, "what": f"{name}: {one['what']}"} for one in [*more, *differences(place, local(home))]]
     if found:  # what is written from locks that are wrong need not be compared
         return found
     told = documents_of(home)
@@ -106,10 +107,20 @@ def _brief(value: Any) -> str:
 def _compared(place: Place, fetch: Fetch, hashed: bool) -> Iterator[dict[str, Any]]:
     """Everything that a lock says, with what was found."""
     lock = place.lock
+    for split, entry in lock["splits"].items():
+        for what in ("rows", "bytes"):
+            total = sum(shard[what] for shard in entry["shards"])
+            yield {"what": f"{what} of {split}", "lock": entry[what], "found": total}
     shards = [(split, shard) for split, entry in lock["splits"].items() for shard in entry["shards"]]
     written, whole = [], True
     for split, shard in (
-        tqdm(shards, desc=f"Checking {place.name}", unit=" shards", disable=not hashed) if hashed else ()
+        tqdm(
+            shards,
+            desc=f"Checking {place.name}",
+            unit=" shards",
+        )
+        if hashed
+        else ()
     ):
         path = shard["path"]
         with fetch(path) as file:
@@ -119,10 +130,11 @@ def _compared(place: Place, fetch: Fetch, hashed: bool) -> Iterator[dict[str, An
                 continue
             found = _written(split, path, file)
         yield {"what": f"sha256 of {path}", "lock": shard["sha256"], "found": found.sha256}
+        yield {"what": f"bytes of {path}", "lock": shard["bytes"], "found": found.bytes}
         yield {"what": f"rows of {path}", "lock": shard["rows"], "found": found.rows}
         whole = whole and found.sha256 == shard["sha256"]
         written.append(found)
-    if hashed and whole and "image_hash" in lock["columns"]:
+    if hashed and whole:
         yield {"what": "digest", "lock": lock["digest"], "found": digest_of(written)}
     yield from _of_ledger(lock, fetch)
     if whole:
@@ -147,7 +159,10 @@ def _of_ledger(lock: Mapping[str, Any], fetch: Fetch) -> Iterator[dict[str, Any]
 
 
 def _of_columns(place: Place) -> Iterator[dict[str, Any]]:
-    """What a lock says of the values in columns."""
+    """What a lock says of columns and of the values in them."""
+    said = {field.name: str(field.type) for field in place.features.arrow_schema}
+    for schema in schemas(place.shards):
+        yield {"what": "columns", "lock": said, "found": {field.name: str(field.type) for field in schema}}
     if "license" in place.features:
         counts: Counter[str] = Counter()
         for table in read(place.shards, ["license"]):
@@ -167,7 +182,7 @@ def _written(split: str, path: str, file: Path) -> Written:
     digests = [np.zeros((0, 2), np.uint64)]
     try:
         with pq.ParquetFile(file) as parquet:
-            columns = [name for name in parquet.schema_arrow.names if name != "image"]
+            columns = digested(parquet.schema_arrow.names)
             for group in range(parquet.num_row_groups):
                 digests.append(row_digests(parquet.read_row_group(group, columns), split))
             rows = parquet.metadata.num_rows

@@ -49,6 +49,13 @@ def read(files: Sequence[File], columns: Sequence[str], places: np.ndarray | Non
                 yield table if inside is None else table.take(pa.array(inside))
 
 
+def schemas(files: Sequence[File]) -> Iterator[pa.Schema]:
+    """What columns each file has."""
+    for file in files:
+        with _opened(file) as parquet:
+            yield parquet.schema_arrow
+
+
 def find(files: Sequence[File], column: str, value: str) -> int | None:
     """The place of the first row that has this text in a column; None where no row has.
 

@@ -99,13 +99,6 @@ def config_of(lock: Mapping[str, Any]) -> dict[str, Any]:
     return {"config_name": name, "description": f"digest {lock['digest']}", "data_files": paths}
 
 
-def listed_in(card: str, name: str) -> dict[str, Any] | None:
-    """The config of that name on a card, whether or not it is the default."""
-    configs = [one for one in _listed(front_and_body(card)[0].get("configs")) if isinstance(one, dict)]
-    found = next((one for one in configs if one.get("config_name") == name), None)
-    return found and {key: value for key, value in found.items() if key != "default"}
-
-
 def _info(name: str, lock: Mapping[str, Any]) -> dict[str, Any]:
     """What `datasets` would have to read shards for; all bytes are those of the Parquet files."""
     total = sum(split["bytes"] for split in lock["splits"].values())

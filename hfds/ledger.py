@@ -150,7 +150,7 @@ def check_conservation(
         ConservationError: with the first number that does not fit.
     """
     seen = {entry["input"]: entry["rows"] for entry in counted}
-    for label, rows in inputs.items():
+    for label, rows in {**dict.fromkeys(seen, 0), **inputs}.items():
         if seen.get(label, 0) != rows:
             raise ConservationError(f"{label} gave {rows:,} rows, the ledger accounts for {seen.get(label, 0):,}")
     kept: Counter[str] = Counter()

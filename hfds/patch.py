@@ -1,6 +1,5 @@
 """Patch: a built release once more without some of its rows. Shards that hold none of those keep their bytes."""
 
-import hashlib
 import os
 import shutil
 from collections import Counter
@@ -20,7 +19,7 @@ from hfds.columns import read
 from hfds.dist import move
 from hfds.ledger import BATCH, LEDGER, check_conservation, funnel
 from hfds.lock import digest_of, make_lock
-from hfds.shards import Written, row_digests, writer_options
+from hfds.shards import Written, digested, row_digests, writer_options
 from hfds.statistics import measured
 from hfds.withdrawn import STEP
 
@@ -28,11 +27,9 @@ from hfds.withdrawn import STEP
 def patch(home: Path, lock: Mapping[str, Any], name: str, reasons: Mapping[str, str], **more: Any) -> dict[str, Any]:
     """Writes the release `name` into a dataset's folder: that of `lock`, without some rows. Returns its lock.
 
-    A shard, and a split, that loses all its rows is left out; other shards keep their names. The digest is made anew
-    from the rows where `image_hash`, by which pictures are in it, is a column; else it is the sha256 of the digest
-    before and the sorted ids of the rows that are gone, a line each. Licences are those of the rows that are left;
-    where `license` is no column, and the release has several, they stay as they were. `patch_of` names `lock` and its
-    digest.
+    A shard, and a split, that loses all its rows is left out; other shards keep their names. Licences are those of the
+    rows that are left; where `license` is no column, and the release has several, they stay as they were. `patch_of`
+    names `lock` and its digest.
 
     Args:
         reasons: why, by id; each is that of a row which the release keeps, and others are left.
@@ -59,7 +56,7 @@ def patch(home: Path, lock: Mapping[str, Any], name: str, reasons: Mapping[str, 
     parts = {
         **lock,
         "release": name,
-        "digest": digest_of(shards) if "image_hash" in features else _digest(lock["digest"], reasons),
+        "digest": digest_of(shards),
         "splits": splits,
         "licenses": _licenses(lock, sum((one.gone for one in made), Counter()), sum(shard.rows for shard in shards)),
         "ledger": {"path": ledger.relative_to(aside).as_posix(), "sha256": sha256_of(str(ledger))},
@@ -100,10 +97,8 @@ def _shard(
         _write(path, left, features.arrow_schema, target)
     else:
         _link(path, target)
-    digests = [np.zeros((0, 2), np.uint64)]
-    if "image_hash" in features:
-        told = [name for name in features if name != "image"]
-        digests += [row_digests(table.select(told), split) for table in read([path], told, left)]
+    told = digested(features)
+    digests = [row_digests(table.select(told), split) for table in read([path], told, left)]
     sha256 = sha256_of(str(target)) if len(gone) else shard["sha256"]
     name = target.relative_to(folder.parent.parent).as_posix()
     return _Made(Written(name, split, len(left), target.stat().st_size, sha256, np.concatenate(digests)), licenses)
@@ -131,10 +126,6 @@ def _entry(written: Iterable[Written]) -> dict[str, Any]:
         "bytes": sum(shard.bytes for shard in own),
         "shards": [{"path": s.name, "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256} for s in own],
     }
-
-
-def _digest(before: str, ids: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join([before, *sorted(ids)]).encode()).hexdigest()
 
 
 def _licenses(lock: Mapping[str, Any], gone: Counter[str], rows: int) -> dict[str, int]:

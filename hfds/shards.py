@@ -180,8 +180,18 @@ def _write(rows: Dataset, shard: Shard, features: Features, path: Path, note: Pa
     return _written(shard, path, sha256, all_digests)
 
 
+def digested(features: Iterable[str]) -> list[str]:
+    """The columns that `row_digests` needs of these: pictures only where their hashes are none of them."""
+    names = [*features]
+    return [name for name in names if name != "image" or "image_hash" not in names]
+
+
 def row_digests(table: pa.Table, split: str) -> np.ndarray:
     """xxh3-128 of what each row says, pictures by their hash, and of its split: (rows, 2) uint64."""
+    if "image" in digested(table.column_names):
+        pictures = (picture and picture["bytes"] for picture in table["image"].to_pylist())
+        hashes = [None if data is None else xxhash.xxh3_128_hexdigest(data) for data in pictures]
+        table = table.append_column("image_hash", pa.array(hashes, pa.string()))
     content = table.drop_columns([column for column in ("image",) if column in table.column_names])
     return hash_texts(canonical(content.append_column("split", pa.repeat(split, len(table)))))
 
@@ -210,9 +220,10 @@ def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[str]:
 
 
 def _tables(rows: Dataset, groups: tuple[np.ndarray, ...], features: Features) -> Iterator[pa.Table]:
-    """The rows of each group with their pictures embedded, and with `image_hash` also where no column shows it."""
+    """The rows of each group with their pictures embedded, and these with their `image_hash`."""
     readers: dict[str, Reader] = {}
-    wanted = [name for name in dict.fromkeys((*features, "image_hash")) if name in rows.column_names]
+    hashed = ("image_hash",) if "image" in features else ()
+    wanted = [name for name in dict.fromkeys((*features, *hashed)) if name in rows.column_names]
     table = rows.data.table.select(wanted)
     try:
         for positions in groups:

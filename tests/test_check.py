@@ -12,7 +12,6 @@ from hfds import build
 from hfds.catalogue import find_release
 from hfds.check import check
 from hfds.cli import main
-from hfds.errors import SourceMissing
 from hfds.history import write_documents
 from hfds.run import Run
 
@@ -63,6 +62,8 @@ SHARD = "data/v1/train-00000-of-00001.parquet"
         (relocked({"licenses": {"MIT": 30}}), "v1: licences"),
         (relocked({"digest": "0" * 64}), "v1: digest"),
         (relocked({"funnel": []}), "v1: funnel of the ledger"),
+        (relocked({"sources": []}), "v1: every row has a fate"),
+        (relocked({"columns": {"id": {"dtype": "large_string", "_type": "Value"}}}), "v1: columns"),
         (relocked({"statistics": {"columns": {"prompt": {}}}}), "v1: statistics of prompt"),
     ],
 )
@@ -79,7 +80,8 @@ def test_what_differs_is_named(
     assert all(one["lock"] != one["found"] for one in json.loads(capsys.readouterr().out))
 
 
-def test_a_file_that_is_gone_is_named(out: Path) -> None:
-    (out / "toys" / SHARD).unlink()
-    with pytest.raises(SourceMissing, match="is gone: build that release again"):
-        check("toys", out)
+def test_files_that_are_gone_or_too_many_are_named(out: Path) -> None:
+    shard = out / "toys" / SHARD
+    shard.rename(shard.with_name("train-00001-of-00002.parquet"))
+    found = {one["what"]: one["found"] for one in check("toys", out)}
+    assert found == {"v1: data/v1/train-00001-of-00002.parquet": "a file", f"v1: {SHARD}": None}

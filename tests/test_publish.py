@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hfds.catalogue import find_release
 from hfds.run import Run
 
 REPO = "org/toys"
+SOMEBODYS = {"README.md": b"---\nconfigs:\n- config_name: mine\n  data_files: a.csv\n---\n", "a.csv": b"a\n1\n"}
 LOAD = """
 import json, sys
 from datasets import load_dataset
@@ -161,6 +163,79 @@ def test_four_releases_at_the_same_time(hub: Hub, toys: Path) -> None:
     meta = yaml.safe_load(hub.files(REPO)["README.md"].decode().split("---")[1])
     assert [config["config_name"] for config in meta["configs"]][:4] == ["v1", "v2", "v3", "v4"]
     assert len(loaded(hub, toys, "v3")["train"]) == len(loaded(hub, toys, "v1")["train"])
+
+
+def test_what_is_published_and_changed_on_main_is_found(hub: Hub, toys: Path) -> None:
+    push(hub, toys, "v1")
+    files = hub.files(REPO)
+    shard = next(path for path in files if path.startswith("data/v1/train"))
+    card = files["README.md"]
+    for changed, what in (
+        ({shard: None}, f"{shard} on main"),
+        ({"data/v1/train-00009-of-00009.parquet": files[shard]}, "data/v1/train-00009-of-00009.parquet on main"),
+        ({"README.md": card.replace(b"num_examples: ", b"num_examples: 1")}, "dataset_info of the card on main"),
+        ({"README.md": card.replace(b"data/v1/train-", b"data/v1/brain-")}, "configs of the card on main"),
+        ({"croissant.json": b"{}"}, "croissant.json on main"),
+    ):
+        hub.commit(REPO, {path: data for path, data in {**files, **changed}.items() if data is not None})
+        code, differing = verified(hub, toys, "v1")
+        assert (code, [one["what"] for one in differing]) == (1, [what])
+    hub.commit(REPO, {path: data for path, data in files.items() if path != shard})
+    assert push(hub, toys, "v1")["files"] == {shard: len(files[shard])}, "what main has lost comes back"
+    assert verified(hub, toys, "v1") == (0, [])
+
+
+def test_what_is_somebody_elses_stops_a_push(hub: Hub, toys: Path) -> None:
+    hub.commit(
+        REPO, {"README.md": b"---\nconfigs:\n- config_name: mine\n  data_files: a.csv\n---\n", "a.csv": b"a\n1\n"}
+    )
+    assert "is there and public" in push(hub, toys, "v1", "--private", code=2)["error"]
+    head = hub.store.refs(REPO)["refs/heads/main"]
+    with hub.store.transaction():
+        hub.store.set_ref(REPO, "refs/tags/v1", head)
+    assert "has a tag 'v1' that is not of this release" in push(hub, toys, "v1", code=2)["error"]
+    with hub.store.transaction():
+        hub.store.delete_ref(REPO, "refs/tags/v1")
+    push(hub, toys, "v1")
+    text = (toys / "releases.py").read_text()
+    (toys / "releases.py").write_text(text.replace('Release("toys"', 'Release("boys"'))
+    made(toys, "v2")
+    assert (
+        "org/toys holds releases of toys: give boys a repository of its own" in push(hub, toys, "v2", code=2)["error"]
+    )
+    (toys / "releases.py").write_text(text)
+    hub.commit(REPO, {**hub.files(REPO), "releases/v0.lock.json": b"[]"})
+    assert "releases/v0.lock.json in org/toys is not what a push writes there" in push(hub, toys, "v2", code=3)["error"]
+
+
+def test_the_same_rows_from_other_sources_are_another_build(hub: Hub, toys: Path) -> None:
+    push(hub, toys, "v1")
+    toy.write(toys / "sources", a=toy.many(90), b=[("again", "A prompt, number 1")])
+    made(toys, "v1")
+    said = push(hub, toys, "v1", code=2)["error"]
+    assert "has another build of v1" in said
+    assert "what differs: sources, funnel)" in said
+
+
+def test_another_build_that_is_faster_is_not_overwritten(hub: Hub, toys: Path) -> None:
+    hub.commit(
+        REPO, {"README.md": b"---\nconfigs:\n- config_name: mine\n  data_files: a.csv\n---\n", "a.csv": b"a\n1\n"}
+    )
+    hub.faults = [Fault("POST .*/commit/", held=True, times=1)]
+    slow = subprocess.Popen(command(toys, "v1"), env=hub.environment(toys / "slow", token="hf_write"), cwd=toys)
+    while not hub.held:
+        time.sleep(0.05)
+    other = toys / "other"
+    other.mkdir()
+    (other / "releases.py").write_text((toys / "releases.py").read_text())
+    toy.write(other / "sources", a=toy.many(120))
+    made(other, "v1")
+    push(hub, other, "v1")
+    files = hub.files(REPO)
+    hub.faults = []  # which closes the connection of the slow one, and it tries again
+    assert slow.wait(timeout=60) == 2
+    assert hub.files(REPO) == files
+    assert verified(hub, toys, "v1") == (0, [])
 
 
 def verified(hub: Hub, folder: Path, name: str) -> tuple[int, Any]:

@@ -38,6 +38,7 @@ CONTEXT: dict[str, Any] = {
     },
 }  # fmt: skip
 PARQUET = "application/x-parquet"
+BOX, MASK = "cr:BoundingBox", "cr:SegmentationMask"
 REPOSITORY = "repository"  # the @id of the repository as a whole
 _SPDX = re.compile(r"MIT|Apache-2\.0|BSD-[23]-Clause|CC0-1\.0|CC-BY(-NC)?(-SA|-ND)?-(1\.0|2\.0|2\.5|3\.0|4\.0)")
 _VERSION = re.compile(r"v?0*(\d+)(?:\.0*(\d+))?(?:\.0*(\d+))?(.*)")
@@ -228,7 +229,12 @@ def _field(
     said = _named(id_, name)
     if shape:
         said |= {"isArray": True, "arrayShape": ",".join(map(str, shape))}
+    means = _means(name, shape, feature)
+    if means == BOX:
+        said["description"] = "Left, top, right and bottom, from 0 to 1 of the picture's width and height."
+        source = {**source, "format": "REL_XYXY"}
     if isinstance(feature, dict):
+        said |= {"dataType": means} if means else {}
         members = ((member, *_unlisted(inner)) for member, inner in feature.items())
         return said | {
             "subField": [
@@ -238,7 +244,19 @@ def _field(
         }
     path = (*path, "bytes") if isinstance(feature, Image) else path
     step = {"transform": {"jsonPath": ".".join(path)}} if path else {}
-    return said | {"dataType": _type(feature), "source": {**source, **step}}
+    type_ = _type(feature)
+    return said | {"dataType": [type_, means] if means else type_, "source": {**source, **step}}
+
+
+def _means(name: str, shape: tuple[int, ...], feature: Any) -> str | None:
+    """What Croissant calls a field of this name and type: a `box` or `bbox` of four floats, or a `mask` that is a text or
+    COCO's run lengths {size, counts}."""
+    if name in ("box", "bbox") and shape == (4,) and _type(feature) == "sc:Float":
+        return BOX
+    if name == "mask" and not shape:
+        runs = isinstance(feature, dict) and {*feature} == {"size", "counts"}
+        return MASK if runs or str(getattr(feature, "dtype", "")) in ("string", "large_string") else None
+    return None
 
 
 def _inside(id_: str, name: str) -> str:
@@ -261,7 +279,7 @@ def _unlisted(feature: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def _type(feature: Any) -> str:
-    """The data type of a feature that holds no other; what Croissant has no type for is text."""
+    """The data type of the values of a feature that holds no other; what Croissant has no type for is text."""
     if isinstance(feature, Image):
         return "sc:ImageObject"
     dtype = str(getattr(feature, "dtype", "")).lstrip("u")  # "float32", "uint8", "timestamp[us]"

@@ -140,6 +140,66 @@ def test_types_and_shapes() -> None:
     assert found["v1/x/boxes/a%20b"]["source"]["transform"] == {"jsonPath": "boxes[*].'a b'"}
 
 
+RUNS = {"size": List(Value("int32"), 2), "counts": Value("string")}
+BOX = List(Value("float32"), 4)
+
+
+def test_boxes_and_masks() -> None:
+    inside = List({"name": Value("string"), "box": BOX, "mask": RUNS, "mask_score": Value("float32")})
+    columns = Features({"bbox": List(Value("float64"), 4), "mask": Value("string"), "entities": inside}).to_dict()
+    found = fields(croissant({"v1": lock(columns=columns)}), "v1")
+    types = {id_: field.get("dataType") for id_, field in found.items()}
+    box, mask = ["sc:Float", "cr:BoundingBox"], ["sc:Text", "cr:SegmentationMask"]
+    assert types == {
+        "v1/split": "sc:Text",
+        "v1/bbox": box,
+        "v1/mask": mask,
+        "v1/entities": None,
+        "v1/entities/name": "sc:Text",
+        "v1/entities/box": box,
+        "v1/entities/mask": "cr:SegmentationMask",
+        "v1/entities/mask/size": "sc:Integer",
+        "v1/entities/mask/counts": "sc:Text",
+        "v1/entities/mask_score": "sc:Float",
+    }
+    assert [id_ for id_, field in found.items() if field.get("source", {}).get("format") == "REL_XYXY"] == [
+        "v1/bbox",
+        "v1/entities/box",
+    ]
+    assert (found["v1/bbox"]["arrayShape"], found["v1/entities/box"]["arrayShape"]) == ("4", "4")
+    others = {"box": List(Value("int32"), 4), "bbox": List(Value("float32")), "mask": List(Value("string")), "x": BOX}
+    plain = fields(croissant({"v1": lock(columns=Features(others).to_dict())}), "v1")
+    assert not any(isinstance(field.get("dataType"), list) for field in plain.values())
+    assert not any("format" in field["source"] for field in plain.values())
+
+
+def test_mlcroissant_reads_boxes_and_masks(tmp_path: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    inside = {"name": Value("string"), "box": BOX, "mask": RUNS, "mask_score": Value("float32")}
+    features = Features({"id": Value("string"), "bbox": BOX, "mask": Value("string"), "entities": List(inside)})
+    runs = {"size": [2, 3], "counts": "06"}
+    cat = {"name": "cat", "box": [0, 0.25, 0.5, 1], "mask": runs, "mask_score": 0.5}
+    rows = [
+        {"id": "1", "bbox": [0, 0, 0.5, 1], "mask": "06", "entities": [cat, {**cat, "box": None}]},
+        {"id": "2", "bbox": None, "mask": None, "entities": []},
+        {"id": "3", "bbox": None, "mask": None, "entities": None},
+    ]
+    path = tmp_path / "data/v1/train-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    Dataset.from_list(rows, features=features).to_parquet(path)
+    dataset = mlcroissant.Dataset(jsonld=write(croissant({"v1": lock(columns=features.to_dict())}), tmp_path))
+    assert not dataset.metadata.ctx.issues.errors
+    read = {field.id: field for field in dataset.metadata.ctx.graph.nodes if hasattr(field, "data_types")}
+    assert str(read["v1/bbox"].source.format) == "REL_XYXY"
+    assert "http://mlcommons.org/croissant/BoundingBox" in map(str, read["v1/entities/box"].data_types)
+    assert "http://mlcommons.org/croissant/SegmentationMask" in map(str, read["v1/entities/mask"].data_types)
+    one, two, three = dataset.records("v1")
+    assert (one["v1/bbox"], one["v1/mask"]) == ([0, 0, 0.5, 1], b"06")
+    assert [entity["v1/entities/box"] for entity in one["v1/entities"]] == [[0, 0.25, 0.5, 1], None]
+    assert one["v1/entities/mask"]["v1/entities/mask/counts"] == [b"06", b"06"]
+    assert two["v1/bbox"] is two["v1/mask"] is three["v1/bbox"] is None
+
+
 def test_what_is_said_of_the_dataset() -> None:
     document = croissant({"v1": lock(), "v4-a": lock(release="v4-a", description="Newer.")}, repo="org/pictures")
     assert document["license"] == [

@@ -1,5 +1,6 @@
 """Repositories, their refs and their history, as `/api` shows and changes them."""
 
+import json
 from typing import Any
 
 import yaml
@@ -111,9 +112,17 @@ def card(text: str) -> Any:
     return yaml.safe_load(rest.partition("\n---")[0]) if not head and rest else {}
 
 
+def _card_data(readme: bytes) -> Any:
+    """What a card says, in JSON values, and None where nobody can read that."""
+    try:
+        return json.loads(json.dumps(card(readme.decode()), default=str))
+    except (ValueError, TypeError, yaml.YAMLError):
+        return None
+
+
 def _info(request: Request, repo: Repo, commit: Commit) -> dict[str, Any]:
     readme = commit.files.get("README.md")
-    text = store(request).blobs.path(readme.sha256).read_text() if readme else ""
+    text = store(request).blobs.path(readme.sha256).read_bytes() if readme else b""
     siblings = []
     for path, file in commit.files.items():
         lfs = {"sha256": file.sha256, "size": file.size, "pointerSize": 130} if file.lfs else {}
@@ -127,7 +136,7 @@ def _info(request: Request, repo: Repo, commit: Commit) -> dict[str, Any]:
         "disabled": False,
         "createdAt": repo.created,
         "lastModified": commit.date,
-        "cardData": card(text),
+        "cardData": _card_data(text),
         "tags": [],
         "siblings": siblings,
     }

@@ -76,6 +76,29 @@ def find(files: Sequence[File], column: str, value: str) -> int | None:
     return None
 
 
+def null_share(files: Sequence[File], column: str) -> float:
+    """In what share of all rows a column is null.
+
+    Of the parts that it is made of only the smallest is read, and none where a row group says that it has no nulls.
+    """
+    rows = nulls = 0
+    for file in files:
+        with _opened(file) as parquet:
+            paths = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+            leaves = [n for n, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]
+            for group in range(parquet.num_row_groups):
+                about = parquet.metadata.row_group(group)
+                rows += about.num_rows
+                if not leaves:
+                    nulls += about.num_rows
+                    continue
+                least = min(leaves, key=lambda leaf: int(about.column(leaf).total_compressed_size))
+                known = about.column(least).statistics
+                if not (known and known.has_null_count and known.null_count == 0):
+                    nulls += parquet.read_row_group(group, [paths[least]]).column(0).null_count
+    return nulls / rows
+
+
 def gather(files: Sequence[File], columns: Sequence[str]) -> None:
     """Fetches columns of files that lie elsewhere, in few large parts: reading them asks for nothing more then."""
 

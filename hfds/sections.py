@@ -78,12 +78,13 @@ def _splits(lock: Lock) -> str:
 
 
 def _columns(lock: Lock) -> str:
-    """Each column, and each field of one, with its type, its meaning and what made it."""
-    made_by, known, rows = lock.get("made_by", {}), lock.get("statistics", {}).get("columns", {}), []
+    """Each column, and each field of one, with its type, its share of nulls, its meaning and what made it."""
+    made_by, rows, said = lock.get("made_by", {}), [], lock.get("statistics", {})
+    nulls = {**said.get("nulls", {}), **{name: one["nulls"] for name, one in said.get("columns", {}).items()}}
     fields = [*Features.from_dict(lock["columns"]).items()]
     for name, feature in fields:  # to which those of structs are added behind their column
         maker = made_by.get(name, {})
-        null = _share(known.get(name, {}).get("nulls"))
+        null = _share(nulls[name]) if name in nulls else "not measured"
         rows.append([name, _type(feature), null, maker.get("means") or MEANINGS.get(name, ""), maker.get("step", "")])
         if isinstance(feature, dict):
             at = len(rows)
@@ -125,7 +126,7 @@ def _statistics(lock: Lock) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _share(share: float | None) -> str:
+def _share(share: float) -> str:
     if not share:
         return ""
     if share == 1:

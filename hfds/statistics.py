@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Features, Image
 
-from hfds.columns import File, read
+from hfds.columns import File, null_share, read
 
 CATEGORIES = ("license", "source")  # counted value by value, like any text column with few values that come up often
 LEVELS = 50  # are few values
@@ -29,6 +29,7 @@ def measured(files: Sequence[File], features: Mapping[str, Any]) -> dict[str, An
     - `columns`: for each column but lists and pictures, and for each field of a struct ("generation.seed"), what is
       measured `of` it, "value" or "length" (of a text, in characters); the share of `nulls`; of the finite numbers
       the mean, quantiles and a `histogram`; and the `counts` of its values where they are few.
+    - `nulls`: the share of nulls of the other columns: the id, lists, pictures, JSON, and structs as a whole.
     - `pictures`: the same of their `megapixels` and their `aspect` (width by height), where those are known.
 
     A histogram has `rows` in bins of the width `step` from `start` on, and how many are `below` and `above` them.
@@ -42,7 +43,12 @@ def measured(files: Sequence[File], features: Mapping[str, Any]) -> dict[str, An
     features = Features(features)
     columns = {leaf: {"of": of, **_column(files, leaf, of)} for leaf, of in _leaves(features).items()}
     sizes = {} if not {"width", "height"} <= columns.keys() else _pictures(files)
-    return {"columns": columns, "pictures": {name: _numbers(values, False) for name, values in sizes.items()}}
+    others = [name for name in features if name not in columns]
+    return {
+        "columns": columns,
+        "nulls": {name: _rounded(null_share(files, name)) for name in others},
+        "pictures": {name: _numbers(values, False) for name, values in sizes.items()},
+    }
 
 
 def _leaves(features: Features) -> dict[str, str]:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfds import Input, Release, build
+from hfds.columns import null_share, read
 from hfds.drift import drift
 from hfds.errors import BadFile
 from hfds.place import Place
@@ -101,6 +102,7 @@ def test_pictures_structs_and_what_cannot_be_measured(tmp_path: Path) -> None:
     }
     found = of(tmp_path, features, rows)
     assert [*found["columns"]] == ["width", "height", "made.seed", "made.by.name"]
+    assert found["nulls"] == {"id": 0, "image": 1, "made": 0.25, "near": 0, "extra": 1}
     assert (found["columns"]["made.seed"]["nulls"], found["columns"]["made.by.name"]["nulls"]) == (0.5, 0.5)
     megapixels, aspect = found["pictures"]["megapixels"], found["pictures"]["aspect"]
     assert (megapixels["min"], megapixels["max"], aspect["min"], aspect["max"]) == (1, 2, 1, 2)
@@ -111,6 +113,41 @@ def test_pictures_structs_and_what_cannot_be_measured(tmp_path: Path) -> None:
     )
     assert none["columns"]["width"] == {"of": "value", "nulls": 1}
     assert none["pictures"] == {"megapixels": {}, "aspect": {}}
+
+
+def test_nulls_of_what_is_not_measured_otherwise(tmp_path: Path) -> None:
+    features = {
+        "image": Image(),
+        "near": List(Value("float32"), length=2),
+        "near.by": List(Value("int8")),
+        "captions": List({"style": Value("string"), "text": Value("string")}),
+        "made": {"seed": Value("int64")},
+    }
+    rows: dict[str, list[Any]] = {
+        "image": [None, {"bytes": b"x", "path": None}, {"bytes": None, "path": "p"}, {"bytes": b"x", "path": "p"}],
+        "near": [None, None, [1, 2], [None, 2]],
+        "near.by": [[], None, [None], [1]],
+        "captions": [[], [{"style": None, "text": None}], [None], None],
+        "made": [None, None, None, {"seed": None}],
+    }
+    wanted = {"id": 0, "image": 0.25, "near": 0.5, "near.by": 0.25, "captions": 0.25, "made": 0.75}
+    for group in (1, 1000):
+        assert of(tmp_path, features, rows, group)["nulls"] == wanted
+    files = [tmp_path / f"{name}.parquet" for name in "ab"]
+    assert null_share(files, "gone") == 1
+
+
+def test_no_picture_is_read_to_count_nulls(tmp_path: Path) -> None:
+    file, schema = tmp_path / "a.parquet", Features({"image": Image()}).arrow_schema
+    pq.write_table(pa.table({"image": [{"bytes": b"x" * 1000, "path": "p"}, None] * 5}, schema=schema), file)
+    about = pq.read_metadata(file).row_group(0).column(0)
+    assert about.path_in_schema == "image.bytes"
+    with file.open("r+b") as parquet:
+        parquet.seek(about.dictionary_page_offset)
+        parquet.write(b"?" * about.total_compressed_size)
+    with pytest.raises(BadFile):
+        [*read([file], ["image"])]
+    assert null_share([file], "image") == 0.5
 
 
 def test_long_texts_are_no_categories(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from string import Template
 from typing import Any
 
 from hfds.changelog import Diff
+from hfds.errors import ConfigError
 from hfds.front_matter import LEDGER, Locks, as_text, front_matter, merged_front
 from hfds.markdown import code, escape, fenced
 from hfds.sections import HUB, in_full, rows_of, summary
 from hfds.words import front_and_body, template, words_of
 
 BEGIN, END = "<!-- hfds: written by a build or a push, down to the next mark -->", "<!-- hfds: end -->"
-_BETWEEN = re.compile(rf"^{BEGIN}[ \t\r]*$.*?(?:^{END}|\Z)", re.MULTILINE | re.DOTALL)  # lines of their own
+_MARKS = re.compile(rf"^({BEGIN}|{END})[ \t\r]*$", re.MULTILINE)  # lines of their own
 Changes = Mapping[str, Mapping[str, Any]]
 
 
@@ -31,22 +32,38 @@ def render(locks: Locks, changes: Changes | None = None, withdrawn: int = 0, rep
     )
 
 
-def merged(old: str, locks: Locks, changes: Changes | None = None, withdrawn: int = 0, repo: str | None = None) -> str:
+def merged(
+    old: str,
+    locks: Locks,
+    changes: Changes | None = None,
+    withdrawn: int = 0,
+    repo: str | None = None,
+    where: str = "the card",
+) -> str:
     """The card `old` with these releases: what is between the marks is written anew, what is beside them stays.
 
     Other configs stay, too, behind those of the releases, and so do other keys of the front matter, and tags. Without
     any release there is nothing between the marks.
 
+    Args:
+        where: which card `old` is, for messages; the others are those of `render`.
+
     Raises:
-        ConfigError: the front matter of `old` is no YAML mapping.
+        ConfigError: the front matter of `old` is no YAML mapping, one of its configs has a name that we need, or one of
+            the two marks is missing.
     """
-    before, told = front_and_body(old)
+    before, told = front_and_body(old, where)
     words = words_of([*locks.values()][-1]["dataset"] if locks else "")
     body = _body(locks, changes or {}, withdrawn, repo) if locks else ""
     ours = f"{BEGIN}\n\n{body}\n\n{END}"
-    above, *below = _BETWEEN.split(told, maxsplit=1)
-    text = f"{above}{ours}{below[0]}" if below else f"{told.strip()}\n\n{ours}"
-    return f"{as_text(merged_front(before, front_matter(locks, words)))}\n{text.strip()}\n"
+    marks = [*_MARKS.finditer(told)]
+    if [mark[1] for mark in marks] not in ([], [BEGIN, END]):
+        raise ConfigError(
+            f"{where} must have the lines {BEGIN!r} and {END!r} once each, in this order, around what hfds wrote, and "
+            "everything else outside: put back the mark that is missing, or take the other one out"
+        )
+    text = f"{told[: marks[0].start()]}{ours}{told[marks[1].end() :]}" if marks else f"{told.strip()}\n\n{ours}"
+    return f"{as_text(merged_front(before, front_matter(locks, words), where))}\n{text.strip()}\n"
 
 
 def _body(locks: Locks, changes: Changes, withdrawn: int, repo: str | None) -> str:

@@ -1,6 +1,5 @@
 """What a build leaves: a folder that is the Hub repository, made aside and moved into place, the card last."""
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -14,15 +13,16 @@ from datasets import Dataset, Features
 from hfds import shards
 from hfds.archive import sha256_of
 from hfds.documents import CARD, CHANGELOG, PLOTS, documents
-from hfds.errors import HfdsError
+from hfds.errors import BadFile, HfdsError
 from hfds.ledger import check_conservation, funnel, funnel_rows, kept_split, write_ledger
-from hfds.lock import digest_of, make_lock, read_locks, write_json
+from hfds.lock import digest_of, make_lock, read_locks, read_object, write_json
 from hfds.run import Run
 from hfds.statistics import measured
 from hfds.withdrawn import read_withdrawn, redacted
 
 BATCH = 50_000
 CHANGED = "releases/{}.diff.json"  # what changed from the release before
+AGAIN = "remove it, and run hfds card again"
 
 
 def write_release(
@@ -89,18 +89,30 @@ def write_card(home: Path) -> list[str]:
 
 
 def documents_of(home: Path) -> dict[str, bytes]:
-    """What the documents of a built dataset's folder must be: path to bytes."""
+    """What the documents of a built dataset's folder must be: path to bytes.
+
+    Raises:
+        BadFile: the card is not UTF-8, or a lock or an entry holds no JSON object.
+        ConfigError: what others wrote into the card cannot be kept; see `hfds.card.merged`.
+    """
     card = home / CARD
-    old = card.read_text(encoding="utf-8") if card.is_file() else ""
-    return documents(read_locks(home), changes_in(home), len(read_withdrawn(home)), old_card=old)
+    try:
+        old = card.read_text(encoding="utf-8") if card.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise BadFile(str(card), f"it is not UTF-8 (byte {error.start:,})", "save it as UTF-8") from None
+    return documents(read_locks(home), changes_in(home), len(read_withdrawn(home)), old_card=old, where=str(card))
 
 
 def changes_in(home: Path) -> dict[str, dict[str, Any]]:
     """What changed from the release before, by release, as it lies in a built dataset's folder. Nothing but the id is
-    told of rows that were withdrawn."""
+    told of rows that were withdrawn.
+
+    Raises:
+        BadFile: an entry holds no JSON object.
+    """
     paths = {path.name.removesuffix(".diff.json"): path for path in home.glob(CHANGED.format("*"))}
     stones = read_withdrawn(home)
-    return {name: redacted(json.loads(path.read_text(encoding="utf-8")), stones) for name, path in paths.items()}
+    return {name: redacted(read_object(path, AGAIN), stones) for name, path in paths.items()}
 
 
 def _positions(rows: Dataset) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 from datasets.utils import tqdm
 
 from hfds.archive import sha256_of
-from hfds.errors import ConfigError
+from hfds.errors import BadFile, ConfigError
 from hfds.shards import Written
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # of a dataset, and of a release
@@ -56,8 +56,26 @@ def release_names(folder: Path) -> list[str]:
 
 
 def read_lock(folder: Path, name: str) -> dict[str, Any]:
-    """The lock of a release in a built dataset's folder."""
-    found: dict[str, Any] = json.loads((folder / "releases" / f"{name}.lock.json").read_text(encoding="utf-8"))
+    """The lock of a release in a built dataset's folder.
+
+    Raises:
+        BadFile: it holds no JSON object.
+    """
+    return read_object(folder / LOCKS / f"{name}.lock.json", "remove it, and build that release again")
+
+
+def read_object(path: Path, advice: str) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        BadFile: it holds none, with the advice.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadFile(str(path), "it holds no JSON object", advice)
     return found
 
 

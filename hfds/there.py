@@ -58,10 +58,17 @@ class There:
             paths = [path for path in tree if path.startswith(LOCKS) and path.endswith(ending)]
             return {path[len(LOCKS) : -len(ending)]: _object(hub, path, read(path), shape) for path in paths}
 
-        card = read(CARD).decode("utf-8", "replace")
+        card = _text(hub, CARD, read(CARD))
         withdrawn = parse(read(WITHDRAWN), f"{WITHDRAWN} of {hub.repo}")
         locks, changes = told(".lock.json", LOCK), told(".diff.json", CHANGE)
         return cls(head, private, tree, hub.tags(), locks, changes, withdrawn, card)
+
+
+def _text(hub: Hub, path: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise HubError(f"{path} of {hub.repo} is not UTF-8 (byte {error.start:,}): save it there as UTF-8") from None
 
 
 def _object(hub: Hub, path: str, text: bytes, shape: Mapping[str, type]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ from hfds import Input, Release, build
 from hfds.card import BEGIN, END, merged, render
 from hfds.changelog import Diff, changelog, fitting
 from hfds.cli import main
-from hfds.documents import documents
+from hfds.documents import documents, foreign
+from hfds.errors import ConfigError
+from hfds.front_matter import nothing_yet
 from hfds.lock import digest_of, read_lock, read_locks, release_order
 from hfds.markdown import code, escape, fenced, link, table
 from hfds.plots import plot
@@ -68,6 +70,9 @@ def lock(release: str, **changes: Any) -> dict[str, Any]:
         ],
         **changes,
     }
+
+
+LOCKS = {"v1": lock("v1")}
 
 
 def change(old: str, new: str, **changes: Any) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def test_numbers_come_from_the_lock() -> None:
         "| read |  | 20,000 |",
         "| kept | train | 12,345 |",
         "d" * 64,
-        "| prompt | string |  | the text a trainer reads |  |",
+        "| prompt | string | not measured | the text a trainer reads |  |",
         "## Known limits",
         "1. **Split** validation=0.0, by\n",
     ):
@@ -196,6 +201,83 @@ def test_what_is_written_by_hand_stays() -> None:
     assert "# Mine" in none
     assert "## v2" not in none
     assert "Below." in none
+
+
+TAKEN = "configs: [{config_name: v1, data_files: mine.csv}]"
+CONFIGS, INFOS = "configs in the front matter", "dataset_info in the front matter"
+
+
+def test_a_config_of_somebody_else_stays_wherever_its_files_are() -> None:
+    files = [{"split": "train", "path": "data/mine/*.csv"}]
+    theirs = [
+        {"config_name": "mine", "data_files": files},
+        {"config_name": "a-ledger", "data_files": "ledger/a.parquet"},
+        {"config_name": "said", "description": "sha256 of all is in sums.txt", "data_files": "said.csv"},
+    ]
+    locks = {"v1": lock("v1")}
+    card = merged(f"---\n{yaml.safe_dump({'configs': theirs})}---\n", locks)
+    assert meta_of(card)["configs"][2:] == theirs
+    assert meta_of(merged(card, {"v2": lock("v2")}))["configs"][2:] == theirs, "v1 alone is gone"
+    first = nothing_yet("# Mine\n", "v1")
+    assert [one["config_name"] for one in meta_of(merged(first, {"v2": lock("v2")}))["configs"]] == ["v2", "v2-ledger"]
+
+
+def test_a_byte_order_mark_hides_nothing() -> None:
+    locks = {"v1": lock("v1", dataset="mine")}
+    card = merged("\ufeff---\npretty_name: X\nconfigs: [{config_name: mine, data_files: m.csv}]\n---\nhi\n", locks)
+    assert (meta_of(card)["pretty_name"], meta_of(card)["configs"][2]["config_name"]) == ("X", "mine")
+    assert "\ufeff" not in card
+    assert card.count("pretty_name") == 1
+
+
+@pytest.mark.parametrize(
+    "front, told",
+    [
+        (TAKEN, "org/x has a config 'v1' that hfds did not write"),
+        (TAKEN.replace("v1", "v1-ledger"), "org/x has a config 'v1-ledger' that hfds did not write"),
+        ("a: [", "of org/x is no YAML"),
+        ("a: 2000-13-01", "of org/x is no YAML"),
+        ("a: " + "[" * 5000, "of org/x is no YAML"),
+        ("- 1", "of org/x must be keys with values, got list"),
+        ("dataset_info: 3", INFOS),
+        ("dataset_info: {config_name: [a]}", INFOS),
+        ("configs: [{config_name: [a]}]", CONFIGS),
+        ("configs: [{data_files: a.csv}]", CONFIGS),
+        ("configs: [3]", CONFIGS),
+        ("configs: x", CONFIGS),
+        ("tags: {a: b}", "tags in the front matter"),
+        ("tags: [[a]]", "tags in the front matter"),
+    ],
+)
+def test_a_front_matter_that_cannot_be_kept_is_refused(front: str, told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        documents(LOCKS, {}, repo="org/x", old_card=f"---\n{front}\n---\n# Mine\n")
+    assert told in str(refused.value)
+    assert "README.md of org/x" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("marks", [(BEGIN,), (END,), (END, BEGIN), (BEGIN, BEGIN, END), (BEGIN, END, END)])
+def test_marks_that_are_no_pair_are_refused(marks: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"README\.md of org/x must have the lines .* once each, in this order"):
+        documents(LOCKS, {}, repo="org/x", old_card="Mine.\n" + "".join(f"{mark}\n\nMine.\n\n" for mark in marks))
+
+
+def test_licenses_that_the_hub_does_not_know_are_other() -> None:
+    def told(*names: str) -> Any:
+        return meta_of(render({"v1": lock("v1", licenses=dict.fromkeys(names, 1))}))["license"]
+
+    assert told("MIT") == "mit"
+    assert told("unknown", "Apache-2.0") == ["apache-2.0", "unknown"]
+    assert told("CC-BY-SA-2.0", "x-secret", "GPL-3.0") == ["gpl-3.0", "other"]
+
+
+def test_what_a_push_would_write_over() -> None:
+    paths = {"README.md": 1, "CHANGELOG.md": 1, "croissant.json": 1, "mine.csv": 1}
+    assert foreign(paths, {}, {}) == ["CHANGELOG.md", "croissant.json"]
+    assert foreign(paths, LOCKS, {}) == ["CHANGELOG.md"], "no release before says that there is one of ours"
+    assert foreign(paths, LOCKS, {"v2": change("v1", "v2")}) == []
+    assert foreign({"README.md": 1}, {}, {}) == []
 
 
 def hostile(release: str = "v2") -> dict[str, Any]:
@@ -256,7 +338,6 @@ def test_no_markup_of_theirs_survives() -> None:
     harmless(changelog({"v2": entry}), headings=2, fences=0)
     locks = {name: hostile(name) for name in ("v1", "v2")}
     assert merged(f"{card}\nMine.\n", locks, {"v2": entry}, repo="org/x") == f"{card}\nMine.\n"
-    assert merged(card.replace(f"\n{END}", ""), locks, {"v2": entry}, repo="org/x") == card, "a mark that was lost"
 
 
 def harmless(text: str, headings: int, fences: int) -> None:
@@ -398,6 +479,8 @@ def test_the_card_of_a_build(pictures: Path) -> None:
         "| aspect | float32 |  | width by height of the upright picture, below 1 for a portrait | MeasureImage |"
         in card
     )
+    assert f"| image | picture |  | {escape(MEANINGS['image'])} |" in card, "none is null"
+    assert "not measured" not in card.split("### Columns")[1].split("###")[0].replace("| generation", "")
     assert "| width | int32 |  | pixels, as stored \\(before any EXIF rotation\\) | MeasureImage |" in card
     assert "| captions | list of \\{style, text\\} |" in card
     assert "![Histograms of v1: lengths, sizes and scores, and its rows by source](plots/v1.png)" in card
@@ -475,7 +558,8 @@ def test_all_documents_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     card = (home / "README.md").read_text()
     assert "- **v10** after v2, minor \\(10 rows were added\\): 40 rows became 50; 10 added" in card
     (home / "README.md").write_text(f"{card}\nMine, below.\n")
-    (home / "withdrawn.jsonl").write_text('{"id": "toy/1"}\n{"id": "toy/2"}\n')
+    stones = [{"id": f"toy/{n}", "reason": "asked", "by": "id", "release": "v3"} for n in (1, 2)]
+    (home / "withdrawn.jsonl").write_text("".join(f"{json.dumps(stone)}\n" for stone in stones))
     made("v2", 45)
     card = (home / "README.md").read_text()
     assert card.endswith("Mine, below.\n")
@@ -493,6 +577,53 @@ def test_all_documents_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert sorted(path.name for path in home.glob("plots/*")) == ["v1.png", "v2.png"]
     assert run("card", "toy", *out) == 2
     assert "no dataset 'toy' was built in" in capsys.readouterr().err
+
+
+def test_files_that_are_broken_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "dist/toys"
+    sources = toy.write(tmp_path / "s", a=toy.many(9))
+    for name in ("v1", "v2"):
+        release = Release("toys", name, (Input(toy.Toy),), columns=("prompt", "license"))
+        build(release, Run.here(tmp_path / "w"), sources=sources, out=tmp_path / "dist")
+    assert run("card", "toys", "--out", str(tmp_path / "dist")) == 0
+    card, changed, locked = (home / path for path in ("README.md", "releases/v2.diff.json", "releases/v2.lock.json"))
+    for path, text, told in (
+        (card, card.read_bytes() + b"\xe9", "it is not UTF-8 (byte "),
+        (changed, b"{", "it holds no JSON object; remove it, and run hfds card again"),
+        (changed, b"[1]", "it holds no JSON object"),
+        (locked, locked.read_bytes()[:99], "it holds no JSON object; remove it, and build that release again"),
+        (locked, b"\xe9", "it holds no JSON object"),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(text)
+        capsys.readouterr()
+        assert run("card", "toys", "--out", str(tmp_path / "dist")) == 3
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"{path}: {told}" in said
+        path.write_bytes(before)
+    card.write_text("---\na: [\n---\n")
+    assert run("card", "toys", "--out", str(tmp_path / "dist")) == 2
+    assert f"the front matter of {card} is no YAML" in capsys.readouterr().err
+    card.unlink()
+    changed.write_text("[")
+    changed.unlink()
+    assert run("card", "toys", "--out", str(tmp_path / "dist")) == 0, "as the messages say"
+    assert changed.is_file()
+
+
+def test_a_card_on_the_hub_that_is_broken_is_named(hub: Any, tmp_path: Path) -> None:
+    code = "import sys\nfrom hfds.hub import Hub\nfrom hfds.there import There\nThere.of(Hub(sys.argv[1], None))"
+    cards = {
+        "org/latin": b"---\na: 1\n---\nh\xe9llo",
+        "org/yaml": b"---\na: [\n---\n",
+        "org/day": b"---\nd: 2000-01-01\n---\n",
+    }
+    for repo, card in cards.items():
+        hub.commit(repo, {"README.md": card})
+        command = [sys.executable, "-c", code, repo]
+        done = subprocess.run(command, env=hub.environment(tmp_path, token="hf_read"), capture_output=True, text=True)
+        told = "hfds.errors.HubError: README.md of org/latin is not UTF-8 (byte 14): save it there as UTF-8"
+        assert done.stderr.splitlines()[-1:] == ([told] if repo == "org/latin" else []), "the server gives all of them"
 
 
 def test_words_by_hand_outlast_a_release_that_is_built_again(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from builders import BUILDERS
 from hfds.builder import Builder
 from hfds.errors import ConfigError, nearest
+from hfds.lock import release_names
 from hfds.processor import Annotator, Step
 from hfds.release import Release
 from hfds.releases import RELEASES
@@ -44,9 +45,27 @@ def find_release(dataset: str, name: str) -> Release:
     return known[name]
 
 
-def dataset_name(dataset: str, name: str) -> str:
-    """The name of a dataset that was built, from that or from the Python file of its release `name`."""
-    return find_release(dataset, name).dataset if dataset.endswith(".py") else dataset
+def dataset_name(dataset: str, name: str, out: Path) -> str:
+    """The name of a dataset that was built below `out`, from that or from a Python file that defines a release of it:
+    the release `name`, or any, where `name` is one that only was built, such as a patch.
+
+    Raises:
+        ConfigError: with the nearest names, or with what is wrong with the file.
+    """
+    if not dataset.endswith(".py"):
+        return dataset
+    there = releases_in(Path(dataset))
+    datasets = [*dict.fromkeys(release.dataset for release in there if release.name == name)]
+    if not datasets:
+        built = {one: release_names(out / one) for one in dict.fromkeys(release.dataset for release in there)}
+        datasets = [one for one, names in built.items() if name in names]
+        known = sorted({release.name for release in there}.union(*built.values()))
+    if not datasets:
+        what = f"release {name!r} is neither defined in {dataset} nor built of its datasets in {out}"
+        raise ConfigError(f"{what}: {nearest(name, known)}")
+    if len(datasets) > 1:
+        raise ConfigError(f"release {name!r} is one of {', '.join(datasets)}: give the dataset instead of {dataset}")
+    return datasets[0]
 
 
 def annotators_of(dataset: str, name: str) -> tuple[Step, ...]:
@@ -54,8 +73,6 @@ def annotators_of(dataset: str, name: str) -> tuple[Step, ...]:
     try:
         return tuple(step for step in find_release(dataset, name).steps if isinstance(step, Annotator))
     except ConfigError:
-        if dataset.endswith(".py"):
-            raise
         return ()
 
 

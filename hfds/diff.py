@@ -19,7 +19,7 @@ from hfds.drift import drift
 from hfds.made_of import differing, made_of, sides, types
 from hfds.place import Place
 from hfds.record import canonical, hash_texts
-from hfds.withdrawn import STEP, without_texts
+from hfds.withdrawn import STEP, redacted, without_texts
 
 SAMPLES = 5  # rows that are shown of each kind
 BEFORE = 30  # of them before the first in which it differs
@@ -27,7 +27,7 @@ FATE = ("input", "step", "reason", "decision")  # columns of a ledger that are h
 
 
 def diff(old: Place, new: Place) -> Diff:
-    """Compares two releases.
+    """Compares two releases. Of rows that were withdrawn since nothing is told but their ids.
 
     Raises:
         BadFile: one of their files cannot be read.
@@ -45,7 +45,7 @@ def diff(old: Place, new: Place) -> Diff:
     changed, values = _changed(before, same, after, both)
     counts = (len(before.keys), len(after.keys), len(both), len(added), len(removed), int(moved.sum()), changed)
     splits = ({name: split["rows"] for name, split in place.lock["splits"].items()} for place in (old, new))
-    return Diff(
+    found = Diff(
         dataset=str(new.lock["dataset"]),
         old=old.name,
         new=new.name,
@@ -60,6 +60,7 @@ def diff(old: Place, new: Place) -> Diff:
         drift=drift(old, new),
         made_of=made_of(old, new),
     )
+    return Diff.of(redacted(vars(found), [*old.withdrawn.values(), *new.withdrawn.values()]))
 
 
 class _Rows:

@@ -18,7 +18,7 @@ from hfds.ledger import check_conservation, funnel, funnel_rows, kept_split, wri
 from hfds.lock import digest_of, make_lock, read_locks, read_object, write_json
 from hfds.run import Run
 from hfds.statistics import measured
-from hfds.withdrawn import read_withdrawn, redacted
+from hfds.withdrawn import read_withdrawn, redacted, redacted_lock
 
 BATCH = 50_000
 CHANGED = "releases/{}.diff.json"  # what changed from the release before
@@ -74,7 +74,9 @@ def write_release(
 
 def write_card(home: Path) -> list[str]:
     """Writes the documents of a built dataset's folder (see `hfds.documents`) from the locks and entries in it, each
-    aside and renamed, the card last; returns their paths. What others wrote into the card stays."""
+    aside and renamed, the card last; returns their paths. What others wrote into the card stays, and in the entries
+    nothing that is to be forgotten."""
+    forgetting = _forget(home)
     told = documents_of(home)
     for path, data in told.items():
         target = home / path
@@ -85,7 +87,7 @@ def write_card(home: Path) -> list[str]:
     for old in (home / CHANGELOG, *home.glob(f"{PLOTS}*")):
         if str(old.relative_to(home)) not in told:
             old.unlink(missing_ok=True)
-    return [*told]
+    return [*forgetting, *told]
 
 
 def documents_of(home: Path) -> dict[str, bytes]:
@@ -100,7 +102,9 @@ def documents_of(home: Path) -> dict[str, bytes]:
         old = card.read_text(encoding="utf-8") if card.is_file() else ""
     except UnicodeDecodeError as error:
         raise BadFile(str(card), f"it is not UTF-8 (byte {error.start:,})", "save it as UTF-8") from None
-    return documents(read_locks(home), changes_in(home), len(read_withdrawn(home)), old_card=old, where=str(card))
+    stones = read_withdrawn(home)
+    locks = {name: redacted_lock(lock, stones) for name, lock in read_locks(home).items()}
+    return documents(locks, changes_in(home), len(stones), old_card=old, where=str(card))
 
 
 def changes_in(home: Path) -> dict[str, dict[str, Any]]:
@@ -113,6 +117,17 @@ def changes_in(home: Path) -> dict[str, dict[str, Any]]:
     paths = {path.name.removesuffix(".diff.json"): path for path in home.glob(CHANGED.format("*"))}
     stones = read_withdrawn(home)
     return {name: redacted(read_object(path, AGAIN), stones) for name, path in paths.items()}
+
+
+def _forget(home: Path) -> list[str]:
+    """Writes the entries that tell of rows that were withdrawn since once more; returns their paths."""
+    found = []
+    for name, entry in changes_in(home).items():
+        path = CHANGED.format(name)
+        if read_object(home / path, AGAIN) != entry:
+            write_json(entry, home / path)
+            found.append(path)
+    return found
 
 
 def _positions(rows: Dataset) -> dict[str, np.ndarray]:

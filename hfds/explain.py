@@ -15,19 +15,24 @@ from hfds.columns import File, broken, find, read, take
 from hfds.errors import ConfigError
 from hfds.ledger import LEDGER
 from hfds.place import Place, datasets_in, named, place_of, places
+from hfds.refused import AllowLicenses
 
 SAID = ("prompt", "source", "source_revision", "license", "url")  # what a shard is asked of a row
 FATE = [name for name in LEDGER if name != "id"]
+KNOWN = ("id", "input", "split", "step", "reason")  # what is told of a row that was withdrawn
 
 
 def explain(dataset: str, name: str, id_: str, out: Path) -> dict[str, Any]:
     """Where a row came from, what became of it in each release of its dataset, and the row that this hangs on.
 
-    - `row`: its id, the release, its split and its prompt, both None where it was dropped.
+    - `row`: its id, the release, its split and its prompt, both None where it was dropped; and why it was `withdrawn`,
+      None where it was not.
     - `source`: its source, input, repository, revision, homepage, licence and url, from the lock and the row itself.
     - `chain`: the ledger's row, that of its partner, that of its partner's partner, each with its `release`, also of
       earlier releases where they lie in the same folder or repository.
     - `releases`: for each release its `fate`, which is "kept", "dropped" or "not read", and the ledger's row.
+
+    Of a row that was withdrawn only ids, inputs, splits, steps and reasons are told, also where a release keeps it.
 
     Args:
         dataset: a dataset, or a repository on the Hub; see `place_of`.
@@ -49,9 +54,16 @@ def explain(dataset: str, name: str, id_: str, out: Path) -> dict[str, Any]:
         raise ConfigError(
             f"no row {id_!r} in {asked.label}: " + (f"{', '.join(others)} read it" if others else _similar(asked, id_))
         )
-    held = _held(asked, own) if own["split"] else {}
+    stone = asked.withdrawn.get(id_)
+    held = _held(asked, own) if own["split"] and not stone else {}
     return {
-        "row": {"release": asked.label, "id": id_, "split": own["split"], "prompt": held.get("prompt")},
+        "row": {
+            "release": asked.label,
+            "id": id_,
+            "split": own["split"],
+            "prompt": held.get("prompt"),
+            "withdrawn": stone and stone.reason,
+        },
         "source": _source(asked, own, held),
         "chain": _chain(asked, own, known, None if "/" in dataset else out),
         "releases": [{"release": label, **_told(fate)} for label, fate in fates.items()],
@@ -61,7 +73,12 @@ def explain(dataset: str, name: str, id_: str, out: Path) -> dict[str, Any]:
 def _fate(place: Place, id_: str) -> dict[str, Any] | None:
     """The row of a release's ledger, and its place `at`; None where it has none."""
     at = find(place.ledger, "id", id_)
-    return None if at is None else {**take(place.ledger, [*LEDGER], np.array([at]))[0], "at": at}
+    if at is None:
+        return None
+    (row,) = take(place.ledger, [*LEDGER], np.array([at]))
+    if id_ in place.withdrawn:
+        row = {name: value if name in KNOWN else None for name, value in row.items()}
+    return {**row, "at": at}
 
 
 def _chain(place: Place, fate: Mapping[str, Any], known: Mapping[str, Place], out: Path | None) -> list[dict[str, Any]]:
@@ -118,16 +135,20 @@ def _shard(place: Place, split: str, at: int) -> tuple[File, int]:
 
 
 def _source(place: Place, fate: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a row came from."""
+    """Where a row came from. Of a row that was dropped, the licence is known where that is why."""
     inputs: dict[str, Any] = {one["input"]: one for one in place.lock["sources"]}
     made_of = inputs.get(fate["input"], {})
+    if held:
+        license_ = held.get("license") or made_of.get("license")
+    else:  # it may have another than its source
+        license_ = fate["value"] if fate["step"] == AllowLicenses.__name__ else None
     return {
         "source": held.get("source") or fate["input"].partition("/")[0],
         "input": fate["input"],
         "repo": made_of.get("repo"),
         "revision": held.get("source_revision") or made_of.get("revision"),
         "homepage": made_of.get("homepage") or None,
-        "license": held.get("license") or made_of.get("license"),
+        "license": license_,
         "url": held.get("url"),
     }
 

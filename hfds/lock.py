@@ -16,7 +16,8 @@ from hfds.archive import sha256_of
 from hfds.errors import BadFile, ConfigError
 from hfds.shards import Written
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # of a dataset, and of a release
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # of a dataset, and of a release: see `misnamed`
+_TAKEN = re.compile(r".*(\.|\.lock|-ledger)|main|HEAD|[0-9a-f]{40}")
 LOCKS = "releases/"  # where they lie in a dataset's folder, and in its repository
 PACKAGES = ("datasets", "huggingface-hub", "numpy", "pillow", "pyarrow", "xxhash")
 
@@ -88,10 +89,21 @@ def answers_in_use(out: Path) -> set[str]:
     return {step["answers"] for lock in locks for step in lock["steps"] if "answers" in step}
 
 
-def release_order(name: str) -> list[tuple[int, int | str]]:
-    """Sort key: v2 before v4 before v4-a before v10."""
+def misnamed(release: str) -> str | None:
+    """What is wrong with the name of a release, which is that of a config, of files, and of a git tag beside the branch
+    main and commits; None where nothing is. See https://git-scm.com/docs/git-check-ref-format."""
+    if NAME.fullmatch(release) and ".." not in release and not _TAKEN.fullmatch(release):
+        return None
+    return (
+        f"release name {release!r}: wanted letters, digits, '.', '_' and '-', 96 at most, that a git tag can have: no "
+        "'..', no '.', '.lock' or '-ledger' at the end, not 'main', 'HEAD' or a commit"
+    )
+
+
+def release_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sort key: v2 before v4 before v4-a before v10. No two names have the same."""
     parts = re.findall(r"\d+|[^\d\W_]+", name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], name
 
 
 def file_sums(files: Mapping[str, tuple[str, str]], notes: Path, threads: int) -> dict[str, str]:

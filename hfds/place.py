@@ -3,26 +3,32 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Features
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from hfds.columns import File
 from hfds.earlier import lock_of
-from hfds.errors import ConfigError, HubError, SourceMissing, nearest
+from hfds.errors import ConfigError, HubError, SourceMissing, causes, nearest
 from hfds.hub import Hub, Stored
 from hfds.lock import LOCKS, read_lock, release_names, release_order
 from hfds.remote import Kept, Remote
+from hfds.withdrawn import FILE, Tombstone, parse, read_withdrawn
+
+Stones = Callable[[], tuple[Tombstone, ...]]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a built release lies: its lock, and what gives the file at a path that is in the lock."""
+    """Where a built release lies: its lock, what gives the file at a path that is in the lock, and what gives the
+    tombstones of its dataset."""
 
     lock: Mapping[str, Any]
     at: Callable[[str], File]
+    stones: Stones = tuple
 
     @property
     def name(self) -> str:
@@ -49,6 +55,11 @@ class Place:
         """Its ledger, as the one file of a list."""
         return [self.at(self.lock["ledger"]["path"])]
 
+    @cached_property
+    def withdrawn(self) -> dict[str, Tombstone]:
+        """The rows that were withdrawn from its dataset until now, by id, whether it has them or not."""
+        return {stone.id: stone for stone in self.stones()}
+
 
 def named(dataset: str, release: str) -> tuple[str, str]:
     """The dataset and the release that are meant: a release may be written with its dataset, as in "org/name@v4"."""
@@ -73,7 +84,8 @@ def place_of(dataset: str, release: str, out: Path) -> Place:
         return _published(Hub(dataset), release)
     if not (out / dataset / LOCKS).is_dir():
         raise ConfigError(f"no dataset {dataset!r} was built in {out}: {nearest(dataset, datasets_in(out))}")
-    place = Place(lock_of(out, dataset, release), (out / dataset).joinpath)
+    home = out / dataset
+    place = Place(lock_of(out, dataset, release), home.joinpath, partial(read_withdrawn, home))
     if not (out / dataset / place.lock["ledger"]["path"]).is_file():
         raise SourceMissing(f"{place.ledger[0]} of release {dataset}/{release} is gone: build that release again")
     return place
@@ -89,24 +101,25 @@ def places(dataset: str, out: Path) -> dict[str, Place]:
     when they are read."""
     if "/" not in dataset:
         home = out / dataset
-        return {name: Place(read_lock(home, name), home.joinpath) for name in release_names(home)}
+        stones = cache(partial(read_withdrawn, home))
+        return {name: Place(read_lock(home, name), home.joinpath, stones) for name in release_names(home)}
     hub = Hub(dataset)
-    tags = hub.tags()
-    found = {name: _tagged(hub, name, tags[name]) for name in sorted(tags, key=release_order)}
+    tags, stones = hub.tags(), cache(partial(withdrawn_from, hub))
+    found = {name: _tagged(hub, name, tags[name], stones) for name in sorted(tags, key=release_order)}
     return {name: place for name, place in found.items() if place}
 
 
 def _published(hub: Hub, name: str) -> Place:
     """A release at its tag."""
     tags = hub.tags()
-    if name in tags and (place := _tagged(hub, name, tags[name])):
+    if name in tags and (place := _tagged(hub, name, tags[name], partial(withdrawn_from, hub))):
         return place
     if any(path.startswith((f"data/{name}/", f"{LOCKS}{name}.lock.json")) for path in hub.tree()):
         raise ConfigError(f"{hub.repo} has no tag {name!r}: that release is not published whole, push it again")
     raise ConfigError(f"{hub.repo} has no release {name!r}: {nearest(name, sorted({*tags} - {name}))}")
 
 
-def _tagged(hub: Hub, name: str, commit: str) -> Place | None:
+def _tagged(hub: Hub, name: str, commit: str, stones: Stones) -> Place | None:
     """The release at a commit that is tagged with its name; None where it has no lock there."""
     tree, own = hub.tree(commit), f"{LOCKS}{name}.lock.json"
     if own not in tree:
@@ -124,10 +137,12 @@ def _tagged(hub: Hub, name: str, commit: str) -> Place | None:
         if not there or size not in (None, there.size) or (there.sha256 or sha256) != sha256:
             what = "has another size or sha256 than its lock says" if there else "is gone"
             raise HubError(f"{path} of {name} in {hub.repo} {what}: see hfds verify {hub.repo} {name}")
-    return published(hub, lock, commit, tree)
+    return published(hub, lock, commit, tree, stones)
 
 
-def published(hub: Hub, lock: Mapping[str, Any], commit: str, tree: Mapping[str, Stored]) -> Place:
+def published(
+    hub: Hub, lock: Mapping[str, Any], commit: str, tree: Mapping[str, Stored], stones: Stones = tuple
+) -> Place:
     """A release on the Hub, whose files are those at a commit."""
     kept = Kept()
 
@@ -135,4 +150,20 @@ def published(hub: Hub, lock: Mapping[str, Any], commit: str, tree: Mapping[str,
         name = f"{hub.repo}@{lock['release']}/{path}"
         return Remote(name, tree[path].size, partial(hub.part, path, commit), kept)
 
-    return Place(lock, at)
+    return Place(lock, at, stones)
+
+
+def withdrawn_from(hub: Hub) -> tuple[Tombstone, ...]:
+    """The tombstones of a repository as it is now; where the Hub cannot be reached, those that were fetched last.
+
+    Raises:
+        HubError: the Hub does not say which they are, and never did.
+        BadFile: the list is broken.
+    """
+    try:
+        found = hub.call(lambda: hub.api.hf_hub_download(hub.repo, FILE, repo_type="dataset", revision="main"))
+    except HubError as error:
+        if any(isinstance(cause, RemoteEntryNotFoundError) for cause in causes(error)):
+            return ()
+        raise
+    return parse(Path(found).read_bytes(), f"{hub.repo}/{FILE}")

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
-from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from hfds.errors import ConfigError, HubError, causes, nearest
+from hfds.errors import ConfigError, nearest
 from hfds.hub import Hub
 from hfds.lock import release_names
-from hfds.withdrawn import FILE, Tombstone, parse, read_withdrawn
+from hfds.place import withdrawn_from
+from hfds.withdrawn import Tombstone, read_withdrawn
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 STREAMED = 100  # rows that are looked at together: as pictures, 32 MB or more
@@ -70,14 +70,7 @@ def _withdrawn(place: str | Path, release: str, token: str | None) -> tuple[Tomb
         return read_withdrawn(folder)
     if not _REPO.fullmatch(str(place)):
         raise ConfigError(f"{str(place)!r} is neither the folder of a built dataset nor a repository such as org/name")
-    hub = Hub(str(place), token)
-    try:
-        found = hub.call(lambda: hub.api.hf_hub_download(hub.repo, FILE, repo_type="dataset", revision="main"))
-    except HubError as error:
-        if any(isinstance(cause, RemoteEntryNotFoundError) for cause in causes(error)):
-            return ()
-        raise
-    return parse(Path(found).read_bytes(), f"{hub.repo}/{FILE}")
+    return withdrawn_from(Hub(str(place), token))
 
 
 def _without(rows: Any, gone: pa.StringArray) -> Any:

@@ -3,7 +3,8 @@
 Those that were withdrawn, and those whose licence the release does not allow.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from hfds.withdrawn import Tombstone, summary
 
 LONGEST = 200  # characters of a licence that may be an expression
 UNKNOWN = "unknown"
+UNKNOWNS = frozenset({UNKNOWN, "noassertion", "none"})  # the others are SPDX's: nobody said, and there is none
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class AllowLicenses(Filter):
     """Drops rows of any other licence, as "license".
 
     `allowed` are SPDX identifiers, in any case. A row's licence may be an SPDX expression: of "A AND B" all must be
-    allowed, of "A OR B" one. No licence is "unknown", which is dropped unless it is allowed by that name.
+    allowed, of "A OR B" one. No licence is "unknown", and so is whatever `is_unknown` finds; it is dropped unless it is
+    allowed by that name, also beside one that is allowed.
     """
 
     allowed: tuple[str, ...]
@@ -59,6 +62,7 @@ class AllowLicenses(Filter):
         licenses = pc.fill_null(table["license"].combine_chunks(), UNKNOWN).dictionary_encode()
         names = [name.strip() or UNKNOWN for name in licenses.dictionary.to_pylist()]
         known = frozenset(name.strip().casefold() for name in self.allowed)
+        known |= UNKNOWNS if UNKNOWN in known else frozenset()
         refused = pa.array([None if allows(known, name) else name for name in names], pa.string())
         value = refused.take(licenses.indices)
         reason = pc.if_else(value.is_valid(), "license", pa.scalar(None, pa.string()))
@@ -73,12 +77,29 @@ def allows(known: frozenset[str], license_: str) -> bool:
     license_ = license_.strip()
     if license_.casefold() in known:
         return True
-    if len(license_) > LONGEST:
+    if len(license_) > LONGEST or _unknown(license_) - known:
         return False
     for operator, decide in ((" OR ", any), (" AND ", all)):
         if len(parts := [*_parts(license_, operator)]) > 1:
             return decide(allows(known, part) for part in parts)
     return license_[:1] == "(" and license_[-1:] == ")" and allows(known, license_[1:-1])
+
+
+def is_unknown(license_: str | None) -> bool:
+    """Whether nobody knows the licence of a row: it has none, or any part of it says so, however that is written."""
+    return bool(_unknown(license_ or ""))
+
+
+def unknown_rows(licenses: Mapping[str, int]) -> int:
+    """How many rows have an unknown licence, of rows by licence as a lock counts them."""
+    return sum(rows for license_, rows in licenses.items() if is_unknown(license_))
+
+
+def _unknown(expression: str) -> frozenset[str]:
+    """What is not known in an expression; a blank one is unknown."""
+    words = re.sub("[()]", " ", expression.casefold()).split()
+    parts = {part.strip() for part in " ".join("|" if word in ("and", "or") else word for word in words).split("|")}
+    return UNKNOWNS & parts if any(parts) else frozenset({UNKNOWN})
 
 
 def _parts(expression: str, operator: str) -> Iterator[str]:

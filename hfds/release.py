@@ -21,7 +21,7 @@ from hfds.dist import write_release
 from hfds.earlier import digests, earlier_rows
 from hfds.errors import ConfigError, SourceMissing, nearest
 from hfds.gather import Into, gather
-from hfds.lock import NAME, file_sums
+from hfds.lock import NAME, file_sums, misnamed
 from hfds.processor import Step, WholeDataset, label
 from hfds.record import FEATURES
 from hfds.refused import AllowLicenses, Withdraw
@@ -153,11 +153,10 @@ class Release:
         if wrong := self._wrong_types():
             raise ConfigError(*wrong)
         found = [problem for input_ in self.inputs for problem in input_.problems()]
-        for what, name in (("dataset", self.dataset), ("release", self.name)):
-            if not NAME.fullmatch(name):
-                found.append(f"{what} name {name!r}: wanted letters, digits, '.', '_' and '-', 96 at most")
-        if self.name.endswith("-ledger"):
-            found.append(f"release name {self.name!r}: names that end in '-ledger' are those of ledgers")
+        if not NAME.fullmatch(self.dataset):
+            found.append(f"dataset name {self.dataset!r}: wanted letters, digits, '.', '_' and '-', 96 at most")
+        if problem := misnamed(self.name):
+            found.append(problem)
         if not self.inputs:
             found.append(f"release {self.name!r} has no inputs")
         labels = [input_.label for input_ in self.inputs]

@@ -14,6 +14,7 @@ from typing import Any
 
 from hfds.errors import BadFile
 from hfds.record import printable
+from hfds.statistics import CATEGORIES
 from hfds.text import json_object
 
 FILE = "withdrawn.jsonl"  # in a dataset's folder, and in its repository
@@ -90,13 +91,41 @@ def summary(stones: Iterable[Tombstone]) -> dict[str, Any]:
 
 
 def without_texts(group: Mapping[str, Any], ids: Collection[str] | None = None) -> dict[str, Any]:
-    """A group of rows of a diff, of whose samples with these ids nothing else is told; of all of them when None."""
-    samples = [{"id": one["id"]} if ids is None or one["id"] in ids else one for one in group["samples"]]
+    """A group of rows of a diff, of whose samples nothing but the id is told where that, or the id of the partner that
+    may say the same, is one of these; of all of them when None."""
+    samples = [
+        {"id": one["id"]} if ids is None or not {one["id"], one.get("partner")}.isdisjoint(ids) else one
+        for one in group["samples"]
+    ]
     return {**group, "samples": samples}
 
 
 def redacted(entry: Mapping[str, Any], stones: Iterable[Tombstone]) -> dict[str, Any]:
-    """The entry of a diff (`hfds.changelog.Diff.entry`), which tells of rows that were withdrawn nothing but the id."""
+    """The entry of a diff (`hfds.changelog.Diff.entry`), which tells of rows that were withdrawn nothing but the id.
+
+    Of texts that come up often nothing is counted then: they may be those of such rows.
+    """
     ids = {stone.id for stone in stones}
+    if not ids:
+        return dict(entry)
     parts = ("added", "removed", "moved", "changed")
-    return {**entry, **{part: [without_texts(group, ids) for group in entry[part]] for part in parts}}
+    told: dict[str, Any] = {part: [without_texts(group, ids) for group in entry[part]] for part in parts}
+    told["drift"] = [
+        {**one, **{side: _uncounted(one["column"], one[side]) for side in ("old", "new")}} for one in entry["drift"]
+    ]
+    return {**entry, **told}
+
+
+def redacted_lock(lock: Mapping[str, Any], stones: Collection[Tombstone]) -> dict[str, Any]:
+    """A release's lock as its card is rendered from it: where rows were withdrawn, no texts are counted in it."""
+    if "statistics" not in lock or not stones:
+        return dict(lock)
+    columns = {name: _uncounted(name, one) for name, one in lock["statistics"]["columns"].items()}
+    return {**lock, "statistics": {**lock["statistics"], "columns": columns}}
+
+
+def _uncounted(column: str, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What was measured of a column without the counts of its values, unless these are names of licences or sources."""
+    if known is None:
+        return None
+    return {name: value for name, value in known.items() if name != "counts" or column in CATEGORIES}

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from hfds.disk import alone, disk_errors
 from hfds.dist import write_card
 from hfds.earlier import lock_of
 from hfds.errors import ConfigError
-from hfds.lock import NAME, release_names
+from hfds.lock import misnamed, release_names
 from hfds.patch import patch
 from hfds.refused import Withdraw
 from hfds.wanted import Wanted, find
@@ -24,6 +24,7 @@ from hfds.withdrawn import FILE, STEP, Tombstone, merged, read_withdrawn, write_
 
 FEW = 0.01  # of a release's rows: more are withdrawn on purpose only
 LONGEST = 300  # characters of a reason
+NAMED = 5  # releases, where a list of them is long
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,8 @@ def _check_words(reason: str, name: str | None) -> None:
     """Raises ConfigError where the reason, or the name of the patch, cannot be."""
     if not reason.strip() or not reason.isprintable() or len(reason) > LONGEST:
         raise ConfigError(f"the reason must be one line of {LONGEST} characters at most, without control characters")
-    if name is not None and (not NAME.fullmatch(name) or name.endswith("-ledger")):
-        raise ConfigError(
-            f"release name {name!r}: wanted letters, digits, '.', '_' and '-', 96 at most, and no '-ledger' at the end"
-        )
+    if name is not None and (problem := misnamed(name)):
+        raise ConfigError(problem)
 
 
 def _check_few(wanted: Wanted, found: Mapping[str, Mapping[str, str]], locks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -166,11 +165,26 @@ def _check_few(wanted: Wanted, found: Mapping[str, Mapping[str, str]], locks: Ma
         )
 
 
+def unlooked(unseen: Mapping[str, list[str]]) -> list[str]:
+    """A clause for each set of ways by which releases could not be looked at (see `Yank.unseen`)."""
+    by_ways: dict[str, list[str]] = {}
+    for release, ways in unseen.items():
+        by_ways.setdefault(", ".join(ways), []).append(release)
+    return [
+        f"{_some(names)} {'were' if names[1:] else 'was'} not looked at by {ways}: "
+        f"{'they have' if names[1:] else 'it has'} no such column"
+        for ways, names in by_ways.items()
+    ]
+
+
 def _nothing(dataset: str, locks: Mapping[str, Any], unseen: Mapping[str, list[str]]) -> str:
-    lacking = "".join(
-        f"; {one} was not looked at by {', '.join(ways)}: it has no such column" for one, ways in unseen.items()
-    )
-    return f"no row of {dataset} is one of these, in {', '.join(locks)}{lacking}"
+    return "; ".join([f"no row of {dataset} is one of these, in {_some([*locks])}", *unlooked(unseen)])
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names in a list that is not long."""
+    more = [f"{len(names) - NAMED:,} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
 
 
 def _rows(ledger: Path, column: str, values: Collection[str]) -> pa.Table:

@@ -320,6 +320,10 @@ def way(one: str, other: str, rows: int) -> dict[str, Any]:
     return {"moved": [{"from": one, "to": other, "decision": None, "rows": rows}], "rows": {"moved": rows}}
 
 
+def gone(step: str, rows: int) -> dict[str, Any]:
+    return {"removed": [{"step": step, "reason": "r", "rows": rows}], "rows": {"removed": rows}}
+
+
 @pytest.mark.parametrize(
     "changes, wanted",
     [
@@ -332,8 +336,9 @@ def way(one: str, other: str, rows: int) -> dict[str, Any]:
         (way("validation", "test", 11), "minor"),
         ({"columns": [{"column": "url", "old": None, "new": "string"}]}, "minor"),
         ({"rows": {"added": 1}}, "minor"),
-        ({"rows": {"removed": 11}}, "minor"),
-        ({"rows": {"removed": 10}}, "patch"),
+        (gone("MarkDuplicates", 11), "minor"),
+        (gone("MarkDuplicates", 10), "patch"),
+        (gone("Withdraw", 11), "patch"),
         ({"changed": [{"column": "prompt", "rows": 11, "share": 0.011}]}, "minor"),
         ({"changed": [{"column": "prompt", "rows": 10, "share": 0.01}]}, "patch"),
         ({}, "patch"),

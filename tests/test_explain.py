@@ -41,10 +41,10 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_dropped_row_and_its_partner_in_an_earlier_release(dist: Path) -> None:
     seen = explain("toys", "v2", "toy/n1", dist)
-    assert seen["row"] == {"release": "toys/v2", "id": "toy/n1", "split": None, "prompt": None}
+    assert seen["row"] == {"release": "toys/v2", "id": "toy/n1", "split": None, "prompt": None, "withdrawn": None}
     assert seen["source"] == {
         "source": "toy", "input": "toy/halves[second]", "repo": None, "revision": None, "homepage": None,
-        "license": "CC0-1.0", "url": None,
+        "license": None, "url": None,
     }  # fmt: skip
     assert [(link["release"], link["id"], link["reason"], link["split"]) for link in seen["chain"]] == [
         ("toys/v2", "toy/n1", "duplicate_prompt", None),
@@ -63,7 +63,8 @@ def test_every_kept_row_is_found_in_its_shard(dist: Path, tmp_path: Path) -> Non
         rows = pq.read_table(dist / f"toys/ledger/{name}.parquet").to_pylist()
         for id_, split in ((row["id"], row["split"]) for row in rows if row["split"]):
             seen = explain("toys", name, id_, dist)
-            assert seen["row"] == {"release": f"toys/{name}", "id": id_, "split": split, "prompt": prompts[id_]}
+            wanted = {"release": f"toys/{name}", "id": id_, "split": split, "prompt": prompts[id_], "withdrawn": None}
+            assert (seen["row"], seen["source"]["license"]) == (wanted, "CC0-1.0")
             splits.add(split)
     assert splits == {"train", "validation"}
     shutil.copytree(dist, tmp_path / "dist")
@@ -71,6 +72,38 @@ def test_every_kept_row_is_found_in_its_shard(dist: Path, tmp_path: Path) -> Non
     pq.write_table(pq.read_table(shard).slice(1), shard)
     with pytest.raises(BadFile, match=r"it does not hold 'toy/03' where the ledger has it; build that release again"):
         explain("toys", "v1", "toy/03", tmp_path / "dist")
+
+
+def test_of_a_row_that_was_withdrawn_nothing_is_shown(dist: Path, tmp_path: Path) -> None:
+    shutil.copytree(dist, tmp_path / "dist")
+    lines = [
+        json.dumps({"id": f"toy/{key}", "reason": "who asked", "by": "id", "release": "v3"}) + "\n"
+        for key in ("01", "n1")
+    ]
+    stones = tmp_path / "dist/toys/withdrawn.jsonl"
+    stones.write_text(lines[0])
+    seen = explain("toys", "v1", "toy/01", tmp_path / "dist")
+    row = {"release": "toys/v1", "id": "toy/01", "split": "train", "prompt": None, "withdrawn": "who asked"}
+    assert (seen["row"], seen["source"]["license"], seen["source"]["url"]) == (row, None, None)
+    assert "prompt 1" not in json.dumps(seen)
+    _, partner = explain("toys", "v2", "toy/n1", tmp_path / "dist")["chain"]
+    assert (partner["id"], partner["split"], partner["decision"]) == ("toy/01", "train", None)
+    stones.write_text("".join(lines))
+    (link,) = explain("toys", "v2", "toy/n1", tmp_path / "dist")["chain"]
+    assert {name: value for name, value in link.items() if value is not None} == {
+        "release": "toys/v2", "id": "toy/n1", "input": "toy/halves[second]", "step": "MarkDuplicates",
+        "reason": "duplicate_prompt",
+    }  # fmt: skip
+
+
+def test_a_row_that_was_dropped_has_no_licence_but_the_one_it_was_dropped_for(tmp_path: Path) -> None:
+    lines = [("a", "same", "MIT"), ("b", "same", "GPL-3.0"), ("c", "other", "X-Secret")]
+    (tmp_path / "sources/toy").mkdir(parents=True)
+    (tmp_path / "sources/toy/a.txt").write_text("".join("\t".join(line) + "\n" for line in lines))
+    release = V1.but("v1", steps=(MarkDuplicates(),), allow_licenses=("MIT", "GPL-3.0"))
+    build(release, Run.here(tmp_path / "work"), sources=tmp_path / "sources", out=tmp_path / "dist")
+    found = {key: explain("toys", "v1", f"toy/{key}", tmp_path / "dist")["source"]["license"] for key in "abc"}
+    assert found == {"a": "MIT", "b": None, "c": "X-Secret"}
 
 
 def test_a_chain_into_another_dataset_and_one_that_is_not_there(dist: Path, tmp_path: Path) -> None:

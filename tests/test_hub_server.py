@@ -83,6 +83,7 @@ def upload_and_list(folder: str) -> Any:
 def refs() -> Any:
     """Branches and tags made, listed, and deleted."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     first = api.dataset_info(REPO).sha
@@ -96,6 +97,13 @@ def refs() -> Any:
     api.delete_tag(REPO, tag="release/1", repo_type="dataset")
     api.delete_branch(REPO, branch="dev", repo_type="dataset")
     left = api.list_repo_refs(REPO, repo_type="dataset")
+    refused = []
+    for name in ("v1.lock", "v1.", "v1..2", "a b", "a~b", "-v1", ".v1", "v1/", "a@{b"):
+        try:
+            api.create_tag(REPO, tag=name, repo_type="dataset")
+        except HfHubHTTPError as error:
+            refused.append(error.response.status_code)
+    assert refused == [400] * 9
     return [there == {"main": first, "dev": dev, "release/1": dev}, [ref.name for ref in left.branches], left.tags]
 
 

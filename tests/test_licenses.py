@@ -14,7 +14,7 @@ from hfds.builder import Piece, SourceConfig
 from hfds.columns import read
 from hfds.errors import ConfigError
 from hfds.plan import plan
-from hfds.refused import allows
+from hfds.refused import allows, is_unknown, unknown_rows
 from hfds.run import Run
 from hfds.tune import tune
 from processors.dedup import MarkDuplicates
@@ -119,6 +119,52 @@ def test_no_model_is_shown_a_row_that_is_not_allowed(tmp_path: Path) -> None:
 def test_expressions(license_: str, allowed: bool) -> None:
     known = frozenset({"mit", "cc0-1.0", "a list of its own and more"})
     assert allows(known, license_) is allowed
+
+
+@pytest.mark.parametrize(
+    "license_, unknown",
+    [
+        (None, True),
+        ("", True),
+        (" \t", True),
+        ("()", True),
+        ("unknown", True),
+        ("Unknown", True),
+        (" UNKNOWN ", True),
+        ("NOASSERTION", True),
+        ("none", True),
+        ("unknown AND MIT", True),
+        ("MIT or (CC0-1.0 AND Unknown)", True),
+        ("(NOASSERTION)", True),
+        ("MIT", False),
+        ("(MIT OR CC0-1.0)", False),
+        ("The Unknown License", False),
+        ("none-such", False),
+    ],
+)
+def test_what_nobody_knows(license_: str | None, unknown: bool) -> None:
+    assert is_unknown(license_) is unknown
+    assert not unknown or not allows(frozenset({"mit", "cc0-1.0"}), license_ or "")
+
+
+def test_rows_of_unknown_licence_are_counted() -> None:
+    assert unknown_rows({"Unknown": 1, " unknown ": 2, "unknown AND MIT": 4, "NOASSERTION": 8, "MIT": 16}) == 15
+    assert unknown_rows({"MIT": 3}) == 0
+
+
+def test_the_unknown_is_dropped_however_it_is_spelt(tmp_path: Path) -> None:
+    spelt = ("Unknown", "UNKNOWN AND MIT", "unknown OR MIT", "NOASSERTION", "none", "MIT")
+    write(tmp_path / "sources", a=[(f"{license_}|{n}", f"number {n}") for n, license_ in enumerate(spelt)])
+
+    def kept(name: str, *allowed: str) -> set[str]:
+        release = MIXED.but(name, steps=(), allow_licenses=allowed)
+        made = build(release, Run.here(tmp_path / "work"), sources=tmp_path / "sources", out=tmp_path / "dist")
+        return {*made.lock["licenses"]}
+
+    assert kept("v1", "MIT") == {"MIT"}
+    assert kept("v2", "MIT", "Unknown") == {*spelt}
+    assert kept("v3", "unknown") == {"Unknown", "unknown OR MIT", "NOASSERTION", "none"}
+    assert kept("v4", "MIT", "NOASSERTION") == {"MIT", "NOASSERTION"}
 
 
 @pytest.mark.parametrize("wrong", [["MIT"], "MIT", (), ("",), ("MIT", 3), (" ",)])

@@ -106,11 +106,12 @@ def test_a_diff_is_that_of_the_folders(shelf: Published) -> None:
     locks = [json.loads((shelf.dist / f"toys/releases/{name}.lock.json").read_text()) for name in ("v1", "v2")]
     shards = [shard["path"] for lock in locks for split in lock["splits"].values() for shard in split["shards"]]
     once = [*shards, *(f"{kind}/{name}" for name in ("v1", "v2") for kind in ("ledger", "releases"))]
+    assert [files.pop(files.index("withdrawn.jsonl")) for _ in ("v1", "v2")], "whatever was withdrawn since"
     assert sorted(files) == sorted(
         f"{path}.lock.json" if path.startswith("rel") else f"{path}.parquet" if path.startswith("led") else path
         for path in once
     ), "every file once"
-    assert len(shelf.hub.requests) == len(once) + 2 * len(("refs", "tree"))
+    assert len(shelf.hub.requests) == len(once) + 2 * len(("refs", "tree", "withdrawn"))
 
 
 def test_a_folder_against_the_hub_and_any_other_way_to_say_it(shelf: Published) -> None:
@@ -167,7 +168,11 @@ def test_what_is_not_there_is_one_sentence(shelf: Published) -> None:
         (2, "org/half has no tag 'v1': that release is not published whole, push it again"),
         (2, "org/half has no tag 'v2': that release is not published whole, push it again"),
         (2, "org/half has no release 'v3': it is one of: none"),
-        (2, "'org/to/ys' is no repository on the Hub: write org/name"),
+        (
+            2,
+            "'org/to/ys' is no name of a repository on the Hub: give it as ORG/NAME, of letters, digits, '-', '_' and "
+            "'.', which neither begins nor ends with one of these",
+        ),
         (3, absent),
         (3, absent),
         (3, other.format("cut")),
@@ -202,11 +207,29 @@ def test_a_row_is_explained_as_in_the_folder(shelf: Published) -> None:
     wanted = [json.loads(json.dumps(explain("toys", "v2", id_, shelf.dist))) for id_ in ids]
     assert [[link["release"] for link in one["chain"]] for one in wanted[:1]] == [["toys/v2", "toys/v1"]]
     assert shelf.call("explain", REPO, "v2", ids[0]) == (0, wanted[0])
-    assert len(shelf.hub.requests) == 1 + 2 * len(("tree", "lock", "ledger")), "of what is dropped no shard is asked"
+    once = len(("refs", "withdrawn"))
+    assert len(shelf.hub.requests) == once + 2 * len(("tree", "lock", "ledger")), "of what is dropped no shard is asked"
     shelf.hub.forget()
     assert shelf.call("explain", "whatever", f"{REPO}@v2", ids[1]) == (0, wanted[1])
-    assert len(shelf.hub.requests) == 1 + 2 * len(("tree", "lock", "ledger")) + len(("shard",))
+    assert len(shelf.hub.requests) == once + 2 * len(("tree", "lock", "ledger")) + len(("shard",))
     assert shelf.call("explain", REPO, "v2", ids[2]) == (0, wanted[2])
+
+
+def test_what_was_withdrawn_there_is_not_told(shelf: Published) -> None:
+    hub, files = shelf.hub, shelf.hub.files(REPO)
+    for name in ("v1", "v2"):
+        hub.store.set_ref("org/gone", f"refs/tags/{name}", hub.commit("org/gone", files))
+    added = shelf.call("diff", "org/gone", "v1", "v2")[1]["added"][0]["samples"][0]
+    hub.commit("org/gone", {**files, "withdrawn.jsonl": stone(added["id"]).encode()})
+    said = shelf.call("diff", "org/gone", "v1", "v2")[1]
+    assert said["added"][0]["samples"][0] == {"id": added["id"]}
+    explained = shelf.call("explain", "org/gone", "v2", added["id"])[1]
+    assert explained["row"]["withdrawn"] == "who asked"
+    assert added["prompt"] not in json.dumps(explained)
+
+
+def stone(id_: str) -> str:
+    return json.dumps({"id": id_, "reason": "who asked", "by": "id", "release": "v3"}) + "\n"
 
 
 def test_a_release_that_lies_in_another_dataset_ends_the_chain(shelf: Published, tmp_path: Path) -> None:

@@ -272,7 +272,9 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         ({"steps": (Split(of=("captions",)),)}, "Split: column 'captions' is .*, wanted texts"),
         ({"steps": (MarkDuplicates(3),)}, "MarkDuplicates: of must be the name of a column"),  # type: ignore[arg-type]
         ({"steps": (MarkDuplicates("captions"),)}, "MarkDuplicates: column 'captions' is .*, wanted texts"),
-        ({"name": "v1-ledger"}, "names that end in '-ledger'"),
+        ({"name": "v1-ledger"}, "release name 'v1-ledger': wanted letters"),
+        ({"name": "v1.lock"}, "release name 'v1.lock': wanted letters"),
+        ({"name": "main"}, "release name 'main': wanted letters"),
         ({"columns": "prompt"}, "columns must be a tuple"),
     ],
 )

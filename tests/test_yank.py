@@ -22,6 +22,7 @@ from hfds.changelog import level
 from hfds.cli import main
 from hfds.diff import diff
 from hfds.errors import BadFile, ConfigError, SourceMissing
+from hfds.history import write_documents
 from hfds.lock import read_lock, read_locks, release_names, release_order
 from hfds.place import place_of
 from hfds.run import Run
@@ -108,8 +109,9 @@ def test_a_row_is_gone_and_everything_else_stays(toys: Path, tmp_path: Path) -> 
     assert (done.patch, done.rows, done.found) == ("v1.0.1", 1, {"v1": 1})
     assert done.alike == ["toy/000034", "toy/000035"], "they had the same prompt"
     assert rows_of(toys, "v1.0.1") == {id_: row for id_, row in before.items() if id_ != "toy/000033"}
-    assert {path: data for path, data in files_of(toys).items() if path in files and path != "README.md"} == {
-        path: data for path, data in files.items() if path != "README.md"
+    anew = {"README.md", "croissant.json"}
+    assert {path: data for path, data in files_of(toys).items() if path in files and path not in anew} == {
+        path: data for path, data in files.items() if path not in anew
     }
     old, new = read_lock(toys, "v1"), read_lock(toys, "v1.0.1")
     shared = [name for name, shard in shards_of(new).items() if shard["sha256"] == shards_of(old)[name]["sha256"]]
@@ -137,7 +139,7 @@ def test_a_row_is_gone_and_everything_else_stays(toys: Path, tmp_path: Path) -> 
     assert {split: len(part) for split, part in loaded.items()} == {
         split: entry["rows"] for split, entry in new["splits"].items()
     }
-    assert (toys / "README.md").read_text() == render(read_locks(toys))
+    assert (toys / "README.md").read_text() == render(read_locks(toys), withdrawn=1)
     assert not [*toys.glob(".building*")]
 
 
@@ -264,8 +266,29 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"ids": ["toy/000033"], "reason": " "}, "the reason must be one line"),
     ({"ids": ["toy/000033"], "name": "v1"}, "toys has a release 'v1' already"),
     ({"ids": ["toy/000033"], "name": "../v9"}, "release name '../v9': wanted letters"),
+    *(
+        ({"ids": ["toy/000033"], "name": name}, f"release name {name!r}: wanted letters")
+        for name in ("v2.", "v1..2", "v2.lock", "v2-ledger", "main", "HEAD", "0123456789abcdef" * 2 + "01234567")
+    ),
     ({"ids": ["toy/000033"], "release": "v2"}, "release toys/v2 is not built"),
 ]
+
+
+def test_what_no_release_has_is_said_once(toys: Path) -> None:
+    lock = (toys / "releases/v1.lock.json").read_text()
+    for number in range(2, 9):
+        (toys / f"releases/v{number}.lock.json").write_text(lock.replace('"release": "v1"', f'"release": "v{number}"'))
+    with pytest.raises(ConfigError) as raised:
+        withdrawn(toys, urls=["http://e.org"])
+    names = "v1, v2, v3, v4, v5, 3 more"
+    clause = f"{names} were not looked at by url: they have no such column"
+    assert str(raised.value) == f"no row of toys is one of these, in {names}; {clause}"
+
+
+def test_names_are_in_one_order() -> None:
+    alike = ["v1.a", "v1-a", "v1_a", "v1", "v01", "v001", "v1."]
+    assert len({*map(repr, map(release_order, alike))}) == len(alike)
+    assert sorted(["v10", "v²", "v2"], key=release_order) == ["v2", "v10", "v²"], "a tag of somebody's"
 
 
 def test_what_cannot_be_withdrawn(toys: Path) -> None:
@@ -321,7 +344,7 @@ def test_what_is_told_of_it_is_its_id(toys: Path) -> None:
         assert prompt not in found.markdown() + json.dumps(found.entry())
     withdrawn(toys, ids=["toy/000036"])
     patches = [place_of("toys", name, toys.parent) for name in ("v1", "v1.0.2")]
-    assert level(diff(*patches))[0] == "minor", "2 of 30 rows"
+    assert level(diff(*patches))[0] == "patch", "2 of 30 rows, however many that is"
 
 
 def test_diffs_of_before_forget_it(toys: Path, tmp_path: Path) -> None:
@@ -333,6 +356,46 @@ def test_diffs_of_before_forget_it(toys: Path, tmp_path: Path) -> None:
     assert "said anew" not in json.dumps(told)
     assert "another" in json.dumps(told)
     assert told["rows"] == entry["rows"]
+    one = {"id": "toy/1", "prompt": "A prompt", "partner": "toy/000036"}
+    group = {"step": "MarkDuplicates", "rows": 2, "samples": [one, {**one, "partner": "toy/2"}]}
+    told = redacted({**entry, "added": [group]}, [Tombstone("toy/000036", "asked for", "id", "v1.0.1")])
+    assert told["added"][0]["samples"] == [{"id": "toy/1"}, {**one, "partner": "toy/2"}], "a copy may say the same"
+
+
+def test_a_text_that_many_rows_have_is_told_nowhere(tmp_path: Path) -> None:
+    toy.write(tmp_path / "sources", a=[(f"{n:03d}", f"Jane Doe of number {n % 5}") for n in range(200)])
+    home = made(tmp_path, TOYS.but("v1", steps=()))
+    made(tmp_path, TOYS.but("v2", steps=(Split(0.3),)))
+    write_documents("toys", home.parent)
+    secret, entry = "of number 3", home / "releases/v2.diff.json"
+    assert all(secret in (home / path).read_text() for path in ("README.md", "releases/v2.diff.json"))
+    withdrawn(home, prompts=[secret], force=True)
+    assert secret not in entry.read_text(), "the yank writes it anew"
+    assert "releases/v1.0.1.diff.json" in write_documents("toys", home.parent)
+    told = {path: data for path, data in files_of(home).items() if not path.endswith((".parquet", ".lock.json"))}
+    assert {"README.md", "CHANGELOG.md", "releases/v1.0.1.diff.json", "releases/v2.diff.json"} <= {*told}
+    assert not [path for path, data in told.items() if secret.encode() in data]
+    assert secret in (home / "releases/v1.lock.json").read_text(), "which may be published"
+    assert secret not in (home / "releases/v1.0.1.lock.json").read_text()
+    drift = {one["column"]: one for one in json.loads(entry.read_text())["drift"]}
+    assert drift["prompt"] == {"column": "prompt", "of": "counts", "old": {"nulls": 0.0}, "new": {"nulls": 0.0}}
+    assert drift["license"]["new"]["counts"] == {"CC0-1.0": 200}
+    found = diff(*(place_of("toys", name, home.parent) for name in ("v1", "v2")))
+    assert secret not in json.dumps(found.entry()), "nor where it is looked at"
+    files = files_of(home)
+    assert not [path for path in write_documents("toys", home.parent) if path.endswith(".diff.json")]
+    assert files_of(home) == files
+
+
+def test_old_entries_are_forgetful_after_a_card_too(toys: Path, tmp_path: Path) -> None:
+    toy.write(tmp_path / "sources", b=[("new", "Jane Doe")])
+    made(tmp_path, TOYS.but("v2"))
+    write_documents("toys", toys.parent)
+    entry = toys / "releases/v2.diff.json"
+    assert "Jane Doe" in entry.read_text()
+    (toys / "withdrawn.jsonl").write_text('{"id": "toy/new", "reason": "who asked", "by": "id", "release": "v3"}\n')
+    assert "releases/v2.diff.json" in write_documents("toys", toys.parent), "tombstones may come from elsewhere"
+    assert "Jane Doe" not in entry.read_text()
 
 
 def test_without_hard_links(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,7 +466,8 @@ def test_killed_at_any_moment_and_run_again(toys: Path, tmp_path: Path) -> None:
     before = files_of(toys)
     for copy in copies:
         home = copy / "toys"
-        assert before.items() - {("README.md", before["README.md"])} <= files_of(home).items()
+        anew = {(path, before[path]) for path in ("README.md", "croissant.json")}
+        assert before.items() - anew <= files_of(home).items()
         for name, lock in read_locks(home).items():
             assert sum(split["rows"] for split in lock["splits"].values()) == len(rows_of(home, name))
             assert (home / lock["ledger"]["path"]).is_file()
@@ -430,3 +494,30 @@ def test_on_the_command_line(toys: Path, capsys: pytest.CaptureFixture[str]) -> 
     code, said = run("--id", "toy/000033", "--json")
     assert (code, json.loads(said)["patch"], json.loads(said)["withdrawn"]) == (0, "v1.0.1", [])
     assert run("--prompt-regex", ".")[0] == 2
+
+
+def test_a_patch_is_found_by_the_file_of_its_release(
+    toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--out", str(toys.parent)])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    withdrawn(toys, ids=["toy/000033"])
+    file, more = tmp_path / "releases.py", '\nOTHER = V1.but("v1", dataset="others")\n'
+    file.write_text(toy.RELEASES.format(path=[str(Path(__file__).parent)]))
+    code, said = run("diff", str(file), "v1", "v1.0.1")
+    assert (code, "30 rows became 29" in said) == (0, True), said
+    assert run("explain", str(file), "v1.0.1", "toy/000033")[0] == 0
+    assert run("yank", str(file), "v1.0.1", "--id", "toy/000036", "--reason", "asked for")[0] == 0
+    code, said = run("audit", str(file), "v1.0.1", "--check", "prompt")
+    assert (code, "0 leaks between the splits" in said) == (0, True), said
+    code, said = run("diff", str(file), "v1", "v1.0.9")
+    wanted = f"release 'v1.0.9' is neither defined in {file} nor built of its datasets in {toys.parent}: did you mean "
+    assert (code, wanted in said.replace("\n", " ")) == (2, True), said
+    file.write_text(file.read_text() + more)
+    code, said = run("diff", str(file), "v2", "v1")
+    assert (code, "release 'v1' is one of toys, others: give the dataset instead" in said) == (2, True), said

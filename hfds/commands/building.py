@@ -172,7 +172,7 @@ def explain(
     from hfds.catalogue import dataset_name
     from hfds.explain import explain as look_up
 
-    found = look_up(dataset_name(dataset, release), release, row, out)
+    found = look_up(dataset_name(dataset, release, out), release, row, out)
     if as_json:
         return show(found, True, [])
     (_, *partners), fates = found["chain"], {fate["release"]: _told(fate) for fate in found["releases"]}

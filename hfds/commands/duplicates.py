@@ -73,7 +73,7 @@ def leaks(
     from hfds.catalogue import annotators_of, dataset_name
 
     found = find_leaks(
-        dataset_name(dataset, release),
+        dataset_name(dataset, release, out),
         release,
         run_of(workdir, num_proc, store=store),
         out=out,

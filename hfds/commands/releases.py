@@ -30,7 +30,7 @@ def diff(
     if markdown and as_json:
         raise ConfigError("--md and --json print the same in two ways: give one of them")
     plain = [release for release in (new, old) if "@" not in release]
-    name = dataset_name(dataset, plain[0]) if plain else dataset
+    name = dataset_name(dataset, plain[0], out) if plain else dataset
     found = compare(place_of(name, old, out), place_of(name, new, out))
     if as_json:
         show(found.entry(), True, [])
@@ -74,7 +74,7 @@ def push(
         raise ConfigError("what, and where to? hfds push DATASET RELEASE --to org/name, or hfds push --apply FILE")
     else:
         make = publish.plan if dry_run or keep else publish.push
-        name = dataset_name(dataset, release)
+        name = dataset_name(dataset, release, out)
         planned = make(name, release, to, out=out, private=private, unknown_license=unknown_license)
     if keep is not None:
         try:

@@ -35,11 +35,12 @@ def yank(
     """
     from hfds.catalogue import dataset_name
     from hfds.wanted import Wanted
+    from hfds.yank import unlooked
     from hfds.yank import yank as withdraw
 
     asked = (tuple(values or ()) for values in (id_, url, sha256, prompt_regex))
     done = withdraw(
-        dataset_name(dataset, release),
+        dataset_name(dataset, release, out),
         release,
         Wanted(*asked),
         reason,
@@ -51,8 +52,8 @@ def yank(
     if as_json:
         return show(vars(done), True, [])
     show([{"release": one, "rows": rows} for one, rows in done.found.items()], False, ["release", "rows"])
-    for one, ways in done.unseen.items():
-        typer.echo(f"{one} was not looked at by {', '.join(ways)}: it has no such column")
+    for clause in unlooked(done.unseen):
+        typer.echo(clause)
     if done.alike:
         copies = "dropped for one of them, and kept by a later build in its place"
         show([{copies: id_} for id_ in done.alike], False, [copies])

@@ -1,6 +1,7 @@
 """Repositories, their refs and their history, as `/api` shows and changes them."""
 
 import json
+import re
 from typing import Any
 
 import yaml
@@ -10,6 +11,9 @@ from starlette.responses import JSONResponse, Response
 from hub.access import Refusal, at, belongs, caller, must_write, origin, repo, store, writable
 from hub.pages import paged
 from hub.store import Commit, Repo
+
+# https://git-scm.com/docs/git-check-ref-format
+_NO_TAG = re.compile(r"^$|^@$|^[-./]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|[./]$")
 
 
 async def whoami(request: Request) -> Response:
@@ -78,7 +82,10 @@ async def create_branch(request: Request) -> Response:
 
 async def create_tag(request: Request) -> Response:
     there = writable(request)
-    return _new_ref(request, there, f"refs/tags/{(await request.json())['tag']}")
+    tag = (await request.json())["tag"]
+    if _NO_TAG.search(tag):
+        raise Refusal(400, f"Invalid tag name: {tag}")
+    return _new_ref(request, there, f"refs/tags/{tag}")
 
 
 async def delete_branch(request: Request) -> Response:

@@ -513,7 +513,7 @@ def test_a_patch_is_found_by_the_file_of_its_release(
     assert (code, "30 rows became 29" in said) == (0, True), said
     assert run("explain", str(file), "v1.0.1", "toy/000033")[0] == 0
     assert run("yank", str(file), "v1.0.1", "--id", "toy/000036", "--reason", "asked for")[0] == 0
-    code, said = run("audit", str(file), "v1.0.1", "--check", "prompt")
+    code, said = run("audit", "leaks", str(file), "v1.0.1", "--check", "prompt", "--workdir", str(tmp_path / "w"))
     assert (code, "0 leaks between the splits" in said) == (0, True), said
     code, said = run("diff", str(file), "v1", "v1.0.9")
     wanted = f"release 'v1.0.9' is neither defined in {file} nor built of its datasets in {toys.parent}: did you mean "

@@ -249,8 +249,8 @@ def _field(
 
 
 def _means(name: str, shape: tuple[int, ...], feature: Any) -> str | None:
-    """What Croissant calls a field of this name and type: a `box` or `bbox` of four floats, or a `mask` that is a text or
-    COCO's run lengths {size, counts}."""
+    """What Croissant calls a field of this name and type: a `box` or `bbox` of four floats, or a `mask` that is a text
+    or COCO's run lengths {size, counts}."""
     if name in ("box", "bbox") and shape == (4,) and _type(feature) == "sc:Float":
         return BOX
     if name == "mask" and not shape:

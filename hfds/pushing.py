@@ -16,17 +16,18 @@ from hfds.changelog import Diff, check_level
 from hfds.check import must_agree
 from hfds.diff import diff
 from hfds.dist import CHANGED
-from hfds.documents import CARD, PLOTS, documents
+from hfds.documents import CARD, PLOTS, documents, foreign
 from hfds.errors import ConfigError, HfdsError, HubError
 from hfds.front_matter import nothing_yet
 from hfds.hub import Hub, Moved, Stored, adding
 from hfds.lock import LOCKS, release_order
 from hfds.place import Place, place_of, published
 from hfds.record import printable
+from hfds.refused import unknown_rows
 from hfds.there import There
 from hfds.wanted import Wanted, find
 from hfds.withdrawn import FILE as WITHDRAWN
-from hfds.withdrawn import Tombstone, merged, read_withdrawn, redacted, text_of
+from hfds.withdrawn import Tombstone, merged, read_withdrawn, redacted, redacted_lock, text_of
 
 AT_ONCE = 25  # shards of a commit: what a kill can cost is one commit
 # Parts of locks that differ where the same was built twice, with other packages.
@@ -78,7 +79,7 @@ class Pushing:
 
     def plan(self, private: bool, unknown_license: bool) -> Push:
         dataset = str(self.lock["dataset"])
-        if (unknown := self.lock["licenses"].get("unknown")) and not unknown_license:
+        if (unknown := unknown_rows(self.lock["licenses"])) and not unknown_license:
             raise ConfigError(
                 f"{dataset}/{self.name} holds {unknown:,} rows of unknown licence: leave them out, or publish them "
                 "with --allow-unknown-license"
@@ -184,6 +185,8 @@ class Pushing:
         repo, mine = self.hub.repo, self.lock["dataset"]
         if others := sorted({lock["dataset"] for lock in there.locks.values()} - {mine}):
             raise ConfigError(f"{repo} holds releases of {', '.join(others)}: give {mine} a repository of its own")
+        if others := foreign(there.tree, there.locks, there.changes):
+            raise ConfigError(f"{repo} has a {others[0]} of somebody else, where a push writes: move it away there")
         if private and there.head and not there.private:
             raise ConfigError(f"{repo} is there and public: make it private on its page, or leave out --private")
 
@@ -268,10 +271,8 @@ class Pushing:
         withdrawn = merged(there.withdrawn, self.withdrawn)
         made = {found.new: found.entry() for found in (self._before(there), self._after(there)) if found}
         changes = {name: redacted(entry, withdrawn) for name, entry in {**there.changes, **made}.items()}
-        told = documents(
-            {name: locks[name] for name in sorted(locks, key=release_order)},
-            changes, len(withdrawn), self.hub.repo, there.card,
-        )  # fmt: skip
+        ordered = {name: redacted_lock(locks[name], withdrawn) for name in sorted(locks, key=release_order)}
+        told = documents(ordered, changes, len(withdrawn), self.hub.repo, there.card, self.hub.repo)
         files: dict[str, bytes | Path] = {path: text for path, text in told.items() if not _drawn(path, there)}
         own, ledger = f"{LOCKS}{self.name}.lock.json", self.lock["ledger"]["path"]
         files |= {own: self.home / own, ledger: self.home / ledger}

@@ -166,9 +166,8 @@ def _of_columns(place: Place) -> Iterator[dict[str, Any]]:
     if "license" in place.features:
         counts: Counter[str] = Counter()
         for table in read(place.shards, ["license"]):
-            counts.update(
-                {one["values"] or "unknown": one["counts"] for one in table["license"].value_counts().to_pylist()}
-            )
+            for one in table["license"].value_counts().to_pylist():
+                counts[one["values"] or "unknown"] += one["counts"]
         yield {"what": "licences", "lock": place.lock["licenses"], "found": dict(counts)}
     said = place.lock.get("statistics", {})
     found = measured(place.shards, place.features) if said else {}

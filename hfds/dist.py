@@ -151,7 +151,8 @@ def _licenses(rows: Dataset) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for table in rows.select_columns(["license", "dropped"]).with_format("arrow").iter(BATCH):
         licenses = table["license"].filter(table["dropped"].combine_chunks().is_null())
-        counts.update({entry["values"] or "unknown": entry["counts"] for entry in licenses.value_counts().to_pylist()})
+        for entry in licenses.value_counts().to_pylist():
+            counts[entry["values"] or "unknown"] += entry["counts"]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -160,9 +160,11 @@ def _of_ledger(lock: Mapping[str, Any], fetch: Fetch) -> Iterator[dict[str, Any]
 
 def _of_columns(place: Place) -> Iterator[dict[str, Any]]:
     """What a lock says of columns and of the values in them."""
-    said = {field.name: str(field.type) for field in place.features.arrow_schema}
+    said = place.features.arrow_schema
     for schema in schemas(place.shards):
-        yield {"what": "columns", "lock": said, "found": {field.name: str(field.type) for field in schema}}
+        if not schema.equals(said):  # which is not about what the items of lists are called: Parquet has its own name
+            ours, theirs = ({field.name: str(field.type) for field in one} for one in (said, schema))
+            yield {"what": "columns", "lock": ours, "found": theirs}
     if "license" in place.features:
         counts: Counter[str] = Counter()
         for table in read(place.shards, ["license"]):

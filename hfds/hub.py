@@ -91,7 +91,7 @@ class Hub:
             answer = get_session().get(url, headers=headers, timeout=PATIENCE)
             hf_raise_for_status(answer)
             if len(answer.content) != stop - start:
-                raise OSError(f"{len(answer.content):,} bytes of {stop - start:,}")
+                raise ConnectionError(f"{len(answer.content):,} bytes of {stop - start:,}")
             return bytes(answer.content)
 
         return self.call(get)

@@ -27,12 +27,11 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later: the Hub is busy, or a connection broke."""
     if status := status_of(error):
         return status in AGAIN
-    chain = [*causes(error)]
+    chain, broken = causes(error), (HTTPError, ConnectionError, TimeoutError)
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         return False
-    if any(isinstance(cause, (HTTPError, ConnectionError, TimeoutError)) for cause in chain):
-        return True
-    return isinstance(error, OSError) and error.errno is None and not isinstance(error, FileNotFoundError)
+    around = isinstance(error, RuntimeError) and any(isinstance(cause, broken) for cause in chain)
+    return around or isinstance(error, broken)
 
 
 def tried(make: Callable[[], T], worth: Callable[[BaseException], bool] = may_pass) -> T:

@@ -21,7 +21,9 @@ def out(tmp_path: Path) -> Path:
     """toys v1 and v2, and all that is said of them."""
     toy.write(tmp_path / "sources", a=toy.many(90))
     releases = toy.RELEASES.format(path=[str(Path(toy.__file__).parent.parent)])
-    (tmp_path / "releases.py").write_text(releases.replace('columns=("prompt",', 'columns=("prompt", "image_hash",'))
+    (tmp_path / "releases.py").write_text(
+        releases.replace('columns=("prompt",', 'columns=("prompt", "captions", "extra", "generation", "image_hash",')
+    )
     for name in ("v1", "v2"):
         release = find_release(str(tmp_path / "releases.py"), name)
         build(release, Run.here(tmp_path / "work"), sources=tmp_path / "sources", out=tmp_path / "dist")

@@ -349,7 +349,7 @@ def test_a_tar_that_changes_is_read_again(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read_says_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(SourceMissing, match="needs a local folder; get the metadata from the Hub"):
+    with pytest.raises(SourceMissing, match="needs a local folder: get the metadata from the Hub"):
         Laion("aesthetics_v2_475")
     (tmp_path / "00000.tar").write_bytes(b"")
     with pytest.raises(SourceMissing, match=r"no \[0-9\].* which holds 00000.tar"):

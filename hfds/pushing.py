@@ -1,6 +1,7 @@
 """Pushing: one release on its way into a repository, step by step; see `hfds.publish`."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -292,8 +293,9 @@ class Pushing:
                 return there.head  # an answer was lost, or a kill came before the tag
             if self._missing(there):
                 raise HubError(f"{self.hub.repo} has other shards of {self.name} than were sent: run again to go on")
-            own = f"data/{self.name}/"
-            gone = [path for path in there.tree if path.startswith(own) and path not in self.shards]
+            ours = re.compile(rf"data/{re.escape(self.name)}/[^/]+-\d{{5}}-of-\d{{5}}\.parquet")
+            # What a push of another build that was cut off has left.
+            gone = [path for path in there.tree if ours.fullmatch(path) and path not in self.shards]
             rows = sum(split["rows"] for split in self.lock["splits"].values())
             try:
                 return self.hub.commit(f"{self.name}: {rows:,} rows", adding(self._last(there)), gone, there.head)

@@ -64,7 +64,7 @@ def _listed(lock: Mapping[str, Any], there: There, croissant: bytes) -> Iterator
     for path, sha256 in sums.items():
         yield {"what": path, "lock": sha256, "found": there.tree[path].sha256 if path in there.tree else None}
     for path in there.tree:
-        if path.startswith(f"data/{name}/") and path not in sums:
+        if path.startswith(f"data/{name}/") and path.endswith(".parquet") and path not in sums:
             yield {"what": path, "lock": None, "found": f"{there.tree[path].size:,} bytes"}
     said, wanted = front_and_body(there.card)[0], front_matter({name: lock}, Words())
     for part in ("configs", "dataset_info"):

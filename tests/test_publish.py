@@ -196,7 +196,10 @@ def test_what_is_somebody_elses_stops_a_push(hub: Hub, toys: Path) -> None:
     assert "has a tag 'v1' that is not of this release" in push(hub, toys, "v1", code=2)["error"]
     with hub.store.transaction():
         hub.store.delete_ref(REPO, "refs/tags/v1")
+    hub.commit(REPO, {**SOMEBODYS, "data/v1/mine.csv": b"a\n1\n"})
     push(hub, toys, "v1")
+    assert hub.files(REPO)["data/v1/mine.csv"] == b"a\n1\n"
+    assert verified(hub, toys, "v1") == (0, [])
     text = (toys / "releases.py").read_text()
     (toys / "releases.py").write_text(text.replace('Release("toys"', 'Release("boys"'))
     made(toys, "v2")

@@ -12,8 +12,8 @@ from hfds.errors import ConfigError, HfdsError, OutOfSpace, causes
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """No second build of the same release into the same folder meanwhile."""
+def alone(lock: Path, what: str = "build", option: str = "--out") -> Iterator[None]:
+    """No second build of the same release into the same folder meanwhile, or none of `what` else is under way."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, blocking=False):
@@ -22,7 +22,8 @@ def alone(lock: Path) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout:
-        raise ConfigError(f"another build writes {lock.parent} now: wait for it, or choose another --out") from None
+        advice = f"wait for it, or choose another {option}"
+        raise ConfigError(f"another {what} writes {lock.parent} now: {advice}") from None
 
 
 @contextmanager

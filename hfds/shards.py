@@ -63,14 +63,14 @@ def plan(
     """
     shards = []
     for split, rows in positions.items():
-        parts = _cut(rows, row_bytes, max_shard)
+        parts = cut(rows, row_bytes, max_shard)
         for number, part in enumerate(parts):
             name = f"{folder}/{split}-{number:05d}-of-{len(parts):05d}.parquet"
-            shards.append(Shard(name, split, tuple(_cut(part, row_bytes, ROW_GROUP, MAX_ROWS))))
+            shards.append(Shard(name, split, tuple(cut(part, row_bytes, ROW_GROUP, MAX_ROWS))))
     return shards
 
 
-def _cut(rows: np.ndarray, row_bytes: np.ndarray, most_bytes: int, most_rows: int = 1 << 62) -> list[np.ndarray]:
+def cut(rows: np.ndarray, row_bytes: np.ndarray, most_bytes: int, most_rows: int = 1 << 62) -> list[np.ndarray]:
     """As few runs of rows as the limits allow, of about equal bytes; only a row that is larger by itself is above."""
     ends = np.cumsum(row_bytes[rows])
     cuts = _cuts(ends, most_bytes, most_rows)

@@ -90,6 +90,12 @@ def summary(stones: Iterable[Tombstone]) -> dict[str, Any]:
     return {"rows": len(stones), "sha256": hashlib.sha256(text_of(stones).encode()).hexdigest()}
 
 
+def ids_digest(ids: Iterable[str]) -> str:
+    """What says that something was made without the rows of these ids; empty without any."""
+    listed = sorted(ids)
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest() if listed else ""
+
+
 def without_texts(group: Mapping[str, Any], ids: Collection[str] | None = None) -> dict[str, Any]:
     """A group of rows of a diff, of whose samples nothing but the id is told where that, or the id of the partner that
     may say the same, is one of these; of all of them when None."""

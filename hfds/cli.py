@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from hfds.commands import building, cards, duplicates, exporting, releases, stores, withdrawing
+from hfds.commands import building, cards, duplicates, exporting, releases, stores, trainers, withdrawing
 from hfds.errors import HfdsError
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
@@ -34,7 +34,10 @@ def _group(name: str, help_: str, *commands: Callable[..., None]) -> None:
 _add(app, building.sources, building.releases, building.plan, building.build, building.retry, building.explain)
 _add(app, duplicates.tune, releases.diff, cards.card, releases.push, releases.verify, withdrawing.yank)
 _group("audit", "What is wrong with a built release.", duplicates.leaks)
-_group("export", "A built release in the formats that trainers read.", exporting.webdataset)
+_group(
+    "export", "A built release in the formats that trainers read.", exporting.webdataset,
+    trainers.simpletuner, trainers.imagefolder, trainers.coco, trainers.emu3, trainers.files, trainers.csv,
+)  # fmt: skip
 _group("store", "What models said about rows, kept for every release.", stores.ls, stores.verify, stores.gc)
 
 

@@ -156,6 +156,13 @@ def config_of(lock: Mapping[str, Any]) -> dict[str, Any]:
     return {"config_name": name, "description": f"digest {lock['digest']}", "data_files": paths}
 
 
+def default_in(card: str) -> str | None:
+    """The config that a card makes the default one, or its only one."""
+    configs = [one for one in _listed(front_and_body(card)[0].get("configs")) if isinstance(one, dict)]
+    found = next((one for one in configs if one.get("default")), configs[0] if len(configs) == 1 else {})
+    return str(found["config_name"]) if found.get("config_name") else None
+
+
 def _info(name: str, lock: Mapping[str, Any]) -> dict[str, Any]:
     """What `datasets` would have to read shards for; all bytes are those of the Parquet files."""
     total = sum(split["bytes"] for split in lock["splits"].values())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hfds.record import FEATURES
     from hfds.release import Built, Input, Release, build
     from hfds.run import Run
+    from hfds.streaming.stream import stream
 
 _HOMES = {
     "load": "catalogue",
@@ -36,13 +37,14 @@ _HOMES = {
     "Filter": "processor",
     "WholeDataset": "processor",
     "FEATURES": "record",
+    "stream": "streaming.stream",
     "HfdsError": "errors",
 }
 
 __all__ = [
     "load", "load_release", "build", "Release", "Input", "Built", "Run",
     "Builder", "SourceConfig", "Piece", "Step", "Annotator", "ModelAnnotator", "Filter", "WholeDataset", "Model",
-    "FEATURES", "HfdsError",
+    "FEATURES", "stream", "HfdsError",
 ]  # fmt: skip
 
 

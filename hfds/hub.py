@@ -25,11 +25,12 @@ PATIENCE = 60  # seconds without a byte of an answer
 
 @dataclass(frozen=True)
 class Stored:
-    """A file in a repository: its size, and the sha256 of what is kept in LFS."""
+    """A file in a repository: its size, the sha256 of what is kept in LFS, and the SHA-1 by which Git knows it."""
 
     path: str
     size: int
     sha256: str | None
+    blob: str
 
 
 class Moved(Exception):
@@ -79,7 +80,7 @@ class Hub:
             lambda: [*self.api.list_repo_tree(self.repo, recursive=True, revision=revision, repo_type="dataset")]
         )
         found = [entry for entry in listed if isinstance(entry, RepoFile)]
-        return {one.path: Stored(one.path, one.size, one.lfs.sha256 if one.lfs else None) for one in found}
+        return {one.path: Stored(one.path, one.size, one.lfs.sha256 if one.lfs else None, one.blob_id) for one in found}
 
     def part(self, path: str, revision: str, start: int, stop: int) -> bytes:
         """A file's bytes from one place to before another, in one request."""

@@ -1,10 +1,11 @@
 """Publish: a built release onto the Hub, so that it appears there whole or not at all, and is never changed again.
 
-1. The shards, in commits that no card lists yet. What is there already is not sent again.
+1. The shards, and the tars if they are asked for, in commits that no card lists yet. What is there already is not sent
+   again.
 2. They are read back: their sha256, their rows, their columns, and a row group of each split.
 3. One commit with the card, the Croissant document, the changelog, the ledger and the lock: from then on
    `load_dataset(repo, release)` finds it.
-4. The tag. A release that has one is never written again.
+4. The tag. A release that has one is never written again; tars may still come to lie beside it on main.
 """
 
 import json
@@ -25,6 +26,7 @@ def plan(
     token: str | None = None,
     private: bool = False,
     unknown_license: bool = False,
+    tars: bool = False,
 ) -> Push:
     """What publishing a release that was built below `out`, as config and tag `name` of `repo`, is going to send.
 
@@ -33,13 +35,14 @@ def plan(
         token: of someone who may write there; the one that `hf auth login` keeps when None.
         private: how the repository is made, where it is not there.
         unknown_license: publish rows whose licence is not known.
+        tars: send the release's export as tars, too (`hfds.tars.export`).
 
     Raises:
         ConfigError: the release is not built, is not what its lock says, was published as something else, is more of a
-            change than its name says, or holds rows of unknown licence.
+            change than its name says, or holds rows of unknown licence; or its tars are not exported as it is now.
         HubError: the repository cannot be read.
     """
-    return Pushing(dataset, name, repo, Path(out), token).plan(private, unknown_license)
+    return Pushing(dataset, name, repo, Path(out), token).plan(private, unknown_license, tars)
 
 
 def push(
@@ -51,6 +54,7 @@ def push(
     token: str | None = None,
     private: bool = False,
     unknown_license: bool = False,
+    tars: bool = False,
 ) -> Push:
     """Publishes a release; see `plan`. Running again goes on where a push was cut off, and sends nothing that is there.
 
@@ -59,7 +63,7 @@ def push(
         HubError: the Hub refuses it, cannot be reached, or has something else than was sent.
     """
     pushing = Pushing(dataset, name, repo, Path(out), token)
-    return pushing.send(pushing.plan(private, unknown_license))
+    return pushing.send(pushing.plan(private, unknown_license, tars))
 
 
 def apply(planned: Push, token: str | None = None) -> Push:
@@ -69,8 +73,8 @@ def apply(planned: Push, token: str | None = None) -> Push:
         ConfigError: as `plan`, or the release was built anew, or the repository has other releases since.
     """
     pushing = Pushing(planned.dataset, planned.release, planned.repo, Path(planned.out), token)
-    now = pushing.plan(planned.private, planned.unknown_license)
-    if now.commit and now.digest == planned.digest:
+    now = pushing.plan(planned.private, planned.unknown_license, planned.tars)
+    if now.commit and not now.files and now.digest == planned.digest:
         return now
     if now.digest != planned.digest:
         raise ConfigError(f"{pushing.place.label} was built anew since the push was planned: plan it again")

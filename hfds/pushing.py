@@ -20,11 +20,14 @@ from hfds.dist import CHANGED
 from hfds.documents import CARD, PLOTS, documents, foreign
 from hfds.errors import ConfigError, HfdsError, HubError
 from hfds.front_matter import nothing_yet
-from hfds.hub import Hub, Moved, Stored, adding
+from hfds.hub import Hub, Moved, adding
 from hfds.lock import LOCKS, release_order
 from hfds.place import Place, place_of, published
 from hfds.record import printable
 from hfds.refused import unknown_rows
+from hfds.samples import FOLDER as TARS
+from hfds.samples import MANIFEST
+from hfds.tarred import Large, tarred
 from hfds.there import There
 from hfds.wanted import Wanted, find
 from hfds.withdrawn import FILE as WITHDRAWN
@@ -43,8 +46,8 @@ class Push:
 
     - `dataset`, `release` and `digest`: what, built below the folder `out`.
     - `repo`: where to; `private`: how that is made where it is not there.
-    - `unknown_license`: rows whose licence is not known may be published.
-    - `files`: what is sent, with the bytes of each, in `commits` commits; `there`: bytes of shards that are there.
+    - `unknown_license`: rows whose licence is not known may be published; `tars`: so is the export.
+    - `files`: what is sent, with the bytes of each, in `commits` commits; `there`: bytes of shards and tars there.
     - `listed`: the releases that the repository has, with their digests.
     - `changes`: the changelog's headline, None for the first release.
     - `commit`: where the release is, None until it is there.
@@ -57,6 +60,7 @@ class Push:
     repo: str
     private: bool
     unknown_license: bool
+    tars: bool
     files: dict[str, int]
     there: int
     commits: int
@@ -74,11 +78,12 @@ class Pushing:
         self.lock, self.home, self.name = self.place.lock, out / dataset, name
         shards = [shard for split in self.lock["splits"].values() for shard in split["shards"]]
         self.shards = {shard["path"]: shard for shard in shards}
+        self.tars: dict[str, Large] = {}
         self.withdrawn = read_withdrawn(self.home)
         self.there = There.nowhere()
         self.diffs: dict[tuple[str, str], Diff] = {}  # by the digests of both releases
 
-    def plan(self, private: bool, unknown_license: bool) -> Push:
+    def plan(self, private: bool, unknown_license: bool, tars: bool) -> Push:
         dataset = str(self.lock["dataset"])
         if (unknown := unknown_rows(self.lock["licenses"])) and not unknown_license:
             raise ConfigError(
@@ -88,41 +93,47 @@ class Pushing:
         there = self.there = There.of(self.hub)
         self._must_be_welcome(there, private)
         self._must_be_this_build(there)
-        total = sum(shard["bytes"] for shard in self.shards.values())
-        listed = {name: lock["digest"] for name, lock in there.locks.items()}
-        planned = Push(
-            dataset, self.name, self.lock["digest"], str(self.out), self.hub.repo, private, unknown_license,
-            {}, total, 0, listed, None, self._tagged(there),
-        )  # fmt: skip
-        missing = self._missing(there)
-        if planned.commit and self.name in there.locks and not missing:
-            return planned
-        if lost := [path for path in missing if path not in self.shards]:
+        withdrawn = merged(there.withdrawn, self.withdrawn)
+        if tars:
+            self.tars = tarred(self.home, self.lock, (stone.id for stone in withdrawn))
+        tagged, missing, here = self._tagged(there), self._missing(there), self._here()
+        if lost := [path for path in missing if path not in here]:
             raise HubError(f"{self.hub.repo} has lost {lost[0]} of {self.name}, and it is not here: put it back there")
+        known = {stored.sha256 for stored in there.tree.values()}  # of shards, by whatever name
+        new = {path: 0 if here[path].sha256 in known else here[path].bytes for path in missing}
+        planned = Push(
+            dataset, self.name, self.lock["digest"], str(self.out), self.hub.repo, private, unknown_license, tars,
+            new, sum(file.bytes for file in here.values()) - sum(new.values()), -(-len(missing) // AT_ONCE),
+            {name: lock["digest"] for name, lock in there.locks.items()}, None, tagged,
+        )  # fmt: skip
+        if tagged and self.name in there.locks and self.tars.keys() >= {*missing}:
+            return planned
         must_agree(self.place, self.home)
-        self._must_hold_none(merged(there.withdrawn, self.withdrawn))
+        self._must_hold_none(withdrawn)
         before = self._before(there)
         last = self._last(there)
-        known = {stored.sha256 for stored in there.tree.values()}  # of shards, by whatever name
-        new = {path: 0 if self.shards[path]["sha256"] in known else self.shards[path]["bytes"] for path in missing}
         sizes = new | {path: _bytes(one) for path, one in last.items()}
-        commits = -(-len(missing) // AT_ONCE) + bool(last) + bool(missing and nothing_yet(there.card, self.name))
+        commits = planned.commits + bool(last) + bool(missing and nothing_yet(there.card, self.name))
         headline = before.headline() if before else None
-        there_are = total - sum(new.values())
-        return replace(planned, files=sizes, there=there_are, commits=commits, changes=headline, commit=None)
+        return replace(planned, files=sizes, commits=commits, changes=headline, commit=None)
 
     def send(self, planned: Push) -> Push:
         """Sends what is missing; the push with the commit that the tag is at."""
-        if planned.commit:
+        if planned.commit and not planned.files:
             return planned
         there = self._with_a_card(planned.private)
         missing = self._missing(there)
+        gone = self._outdated(there, missing)
         steps = range(0, len(missing), AT_ONCE)
         for at in tqdm(steps, desc=f"Pushing {self.name}", unit=" commits", disable=not missing):
             some = missing[at : at + AT_ONCE]
-            there = self._send_shards(some, f"{self.name}: {at + len(some)} of {len(missing)} shards", there)
-        if self.name not in there.locks:
-            self._read_back(there.head)
+            message = f"{self.name}: {at + len(some)} of {len(missing)} {'files' if self.tars else 'shards'}"
+            there = self._send_large(some, [] if at else gone, message, there)
+        shards = [] if self.name in there.locks else [*self.shards]
+        if shards or self.tars:
+            self._read_back(there.head, shards)
+        if planned.commit:
+            return planned
         commit = self._list()
         try:
             self.hub.tag(self.name, commit)
@@ -130,16 +141,18 @@ class Pushing:
             raise HubError(f"{error} ({self.name} is on the card there, and only its tag is missing)") from error
         return replace(planned, commit=there.tags.get(self.name, commit))
 
-    def _send_shards(self, paths: Sequence[str], message: str, there: There) -> There:
-        """The repository with these shards, unless somebody else puts another build there meanwhile."""
-        sums = {path: self.shards[path]["sha256"] for path in paths}
+    def _send_large(self, paths: Sequence[str], gone: Sequence[str], message: str, there: There) -> There:
+        """The repository with these shards and tars, unless somebody else puts another build there meanwhile."""
+        here = self._here()
+        sums = {path: here[path].sha256 for path in paths}
         files = adding({path: self.home / path for path in paths}, sums)
         for _ in range(TURNS):
             left = [file for file in files if file.path_in_repo in self._missing(there)]
             if not left:
                 return there
             try:
-                return replace(there, head=self.hub.commit(message, left, parent=there.head))
+                old = [path for path in gone if path in there.tree and path not in paths]
+                return replace(there, head=self.hub.commit(message, left, old, there.head))
             except Moved:
                 there = There.of(self.hub)
                 self._must_be_this_build(there)
@@ -220,11 +233,20 @@ class Pushing:
                 "withdraw them with hfds yank"
             )
 
+    def _here(self) -> dict[str, Large]:
+        return {**_large(self.lock), **self.tars}
+
     def _missing(self, there: There) -> list[str]:
-        """The shards that are to be sent; those of the lock that is there, where the release is on the card."""
-        lock = there.locks.get(self.name, self.lock)
-        shards = [shard for split in lock["splits"].values() for shard in split["shards"]]
-        return [shard["path"] for shard in shards if not _same(there.tree.get(shard["path"]), shard)]
+        """The shards and tars that are to be sent; the shards of the lock that is there, where the release is on the
+        card."""
+        wanted = {**_large(there.locks.get(self.name, self.lock)), **self.tars}
+        return [path for path, file in wanted.items() if not file.matches(there.tree.get(path))]
+
+    def _outdated(self, there: There, missing: Sequence[str]) -> list[str]:
+        """The files of another export of the release that are to go. Its manifest is one of them: what is there is not
+        finished until the new one comes, last of all."""
+        own = [path for path in there.tree if self.tars and path.startswith(f"{TARS}/{self.name}/")]
+        return [path for path in own if path not in self.tars or (path.endswith(f"/{MANIFEST}") and path in missing)]
 
     def _before(self, there: There) -> Diff | None:
         """What changed from the newest release that was published before this one in the order of names.
@@ -303,8 +325,8 @@ class Pushing:
                 continue
         raise self._crowded()
 
-    def _read_back(self, commit: str) -> None:
-        """Compares what the repository has at a commit with what was built.
+    def _read_back(self, commit: str, shards: Sequence[str]) -> None:
+        """Compares what the repository has at a commit with what was built: these shards, and all tars.
 
         Raises:
             HubError: with the first thing that differs.
@@ -314,22 +336,26 @@ class Pushing:
         firsts = {split["shards"][0]["path"] for split in self.lock["splits"].values()}
 
         def compare(path: str) -> None:
-            if not _same(tree.get(path), self.shards[path]):
-                raise HubError(f"{self.hub.repo} has another {path} than was sent: run again to send it again")
             with pq.ParquetFile(place.at(path)) as theirs, pq.ParquetFile(self.home / path) as ours:
                 if not theirs.metadata.equals(ours.metadata) or theirs.metadata.num_rows != self.shards[path]["rows"]:
                     raise HubError(f"{self.hub.repo} gives other rows or columns for {path} than were sent")
                 if path in firsts and _bits(theirs.read_row_group(0)) != _bits(ours.read_row_group(0)):
                     raise HubError(f"{self.hub.repo} gives other values for {path} than were sent")
 
+        here = self._here()
+        for path in (*shards, *self.tars):
+            if not here[path].matches(tree.get(path)):
+                raise HubError(f"{self.hub.repo} has another {path} than was sent: run again to send it again")
         with ThreadPoolExecutor(READERS) as pool:
-            bar = tqdm(pool.map(compare, self.shards), "Reading back", len(self.shards), unit=" shards")
+            bar = tqdm(pool.map(compare, shards), "Reading back", len(shards), unit=" shards", disable=not shards)
             for _ in bar:
                 pass
 
 
-def _same(stored: Stored | None, shard: Mapping[str, Any]) -> bool:
-    return stored is not None and (stored.size, stored.sha256) == (shard["bytes"], shard["sha256"])
+def _large(lock: Mapping[str, Any]) -> dict[str, Large]:
+    """The shards of a release."""
+    shards = [shard for split in lock["splits"].values() for shard in split["shards"]]
+    return {shard["path"]: Large(shard["bytes"], shard["sha256"]) for shard in shards}
 
 
 def _bits(table: pa.Table) -> pa.Buffer:

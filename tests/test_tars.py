@@ -24,11 +24,11 @@ from hfds.archive import Reader, sha256_of, tar_members
 from hfds.commands.exporting import webdataset
 from hfds.errors import BadFile, ConfigError, HfdsError, OutOfSpace
 from hfds.lock import read_lock
-from hfds.samples import Samples, exported
+from hfds.samples import Manifest, Samples, exported
 from hfds.tars import Export
 from hfds.tars import export as export_release
 from hfds.ustar import header
-from hfds.withdrawn import Tombstone, write_withdrawn
+from hfds.withdrawn import Tombstone, text_of, write_withdrawn
 
 REPO = "org/gallery"
 SMALL = 60_000  # bytes of a tar, so that a few dozen pictures make several
@@ -477,10 +477,33 @@ print(json.dumps(found))
 """
 
 
-def test_they_are_read_from_the_hub(hub: Hub, photos: Path, tmp_path: Path) -> None:
-    home = photos / "dist/gallery"
-    others = {path.relative_to(home).as_posix(): path for path in home.rglob("*") if path.is_file()}
-    hub.commit(REPO, {name: path.read_bytes() for name, path in {**others, **exported(home, "v1")}.items()})
+def push(hub: Hub, folder: Path, *more: str, code: int = 0) -> Any:
+    """`hfds push` of what was built in a folder, gallery v1 or a plan; what it printed, or why it did not."""
+    what = [] if "--apply" in more else ["gallery", "v1", "--to", REPO]
+    command = [sys.executable, "-m", "hfds.cli", "push", *what, "--json", *more]
+    environment = hub.environment(folder / "home", token="hf_write")
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code else json.loads(done.stdout)
+
+
+def of_export(folder: Path) -> dict[str, bytes]:
+    """The files that a push of tars sends beside all others."""
+    return {name: path.read_bytes() for name, path in exported(folder / "dist/gallery", "v1").items()}
+
+
+def below_wds(files: dict[str, Any]) -> dict[str, Any]:
+    return {name: what for name, what in files.items() if name.startswith("wds/")}
+
+
+def test_they_are_pushed_and_read_from_the_hub(hub: Hub, photos: Path, tmp_path: Path) -> None:
+    planned = push(hub, photos, "--tars", "--dry-run")
+    sent, whole = push(hub, photos, "--tars"), of_export(photos)
+    assert below_wds(sent["files"]) == below_wds(planned["files"]) == {name: len(data) for name, data in whole.items()}
+    assert below_wds(hub.files(REPO)) == below_wds(hub.files(REPO, "v1")) == whole
+    assert "wds/" not in hub.files(REPO)["README.md"].decode().split("---")[1]
+    again = push(hub, photos, "--tars")
+    assert (again["files"], again["commits"], again["commit"]) == ({}, 0, sent["commit"])
     environment = hub.environment(tmp_path, token="hf_read")
     url = f"hf://datasets/{REPO}@main/wds/v1"
     done = subprocess.run([sys.executable, "-c", CLIENT, url, REPO], env=environment, capture_output=True, text=True)
@@ -490,6 +513,50 @@ def test_they_are_read_from_the_hub(hub: Hub, photos: Path, tmp_path: Path) -> N
     ids = [row["id"] for row in released(photos)["train"]]
     assert found == dict.fromkeys(found, ids)
     assert len(found) == 6
+
+
+def test_they_are_pushed_behind_a_tag_and_replaced(hub: Hub, tmp_path: Path) -> None:
+    gallery.made(tmp_path, [gallery.row(n) for n in range(60)])
+    assert "gallery/v1 has no finished export" in push(hub, tmp_path, "--tars", code=2)
+    assert hub.store.repo(REPO) is None
+    first = push(hub, tmp_path)
+    export(tmp_path, max_shard=12_000)
+    sent, parquet = push(hub, tmp_path, "--tars"), hub.files(REPO, "v1")
+    assert (sent["files"], sent["commit"]) == (
+        {name: len(data) for name, data in of_export(tmp_path).items()}, first["commit"]
+    )  # fmt: skip
+    assert sent["commits"] > 1
+    assert hub.files(REPO) == parquet | of_export(tmp_path)
+    assert not below_wds(hub.files(REPO, "v1")), "the tag has not moved"
+    export(tmp_path, max_shard=14_000)
+    planned = push(hub, tmp_path, "--tars", "--plan", "plan.json")["files"]
+    assert push(hub, tmp_path, "--apply", "plan.json")["files"] == planned
+    assert "wds/v1/manifest.json" in planned
+    assert hub.files(REPO) == parquet | of_export(tmp_path)
+    for commit in hub.store.history(REPO, hub.store.refs(REPO)["refs/heads/main"]):
+        there = below_wds(dict(commit.files))
+        if "wds/v1/manifest.json" in there:
+            manifest = Manifest.of(hub.files(REPO, commit.id)["wds/v1/manifest.json"], "it")
+            assert {name: file.size for name, file in there.items() if not name.endswith(".json")} == {
+                f"wds/v1/{name}": size for name, size in manifest.files.items()
+            }, "what has a manifest is whole"
+
+
+def test_tars_of_something_else_are_not_pushed(hub: Hub, tmp_path: Path) -> None:
+    gallery.made(tmp_path, [gallery.row(n) for n in range(20)])
+    export(tmp_path)
+    home = tmp_path / "dist/gallery"
+    stones = [Tombstone("of/another", "asked to", "id", "v2")]
+    hub.commit(REPO, {"withdrawn.jsonl": text_of(stones).encode()})
+    assert "exported before other rows were withdrawn" in push(hub, tmp_path, "--tars", code=2)
+    write_withdrawn(stones, home)
+    export(tmp_path)
+    assert below_wds(push(hub, tmp_path, "--tars", "--dry-run")["files"])
+    gallery.made(tmp_path, [gallery.row(n) for n in range(24)], workdir="other")
+    assert "is the export of another build of gallery/v1" in push(hub, tmp_path, "--tars", code=2)
+    export(tmp_path)
+    next((home / "wds/v1").glob("*.tar")).unlink()
+    assert "it is gone; export the release again" in push(hub, tmp_path, "--tars", code=3)
 
 
 def test_the_parquet_is_loaded_beside_them(photos: Path, tmp_path: Path) -> None:

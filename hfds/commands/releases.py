@@ -53,6 +53,7 @@ def push(
     unknown_license: Annotated[
         bool, typer.Option("--allow-unknown-license", help="Publish rows whose licence is not known.")
     ] = False,
+    tars: Annotated[bool, typer.Option("--tars", help="Send what hfds export webdataset wrote, too.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be sent.")] = False,
     keep: Annotated[Path | None, typer.Option("--plan", help="Write what would be sent to this file instead.")] = None,
     kept: Annotated[Path | None, typer.Option("--apply", help="Send what this file plans, if it is still so.")] = None,
@@ -67,7 +68,7 @@ def push(
     from hfds.catalogue import dataset_name
 
     if kept is not None:
-        if any((dataset, release, to, private, unknown_license, keep)) or dry_run:
+        if any((dataset, release, to, private, unknown_license, tars, keep)) or dry_run:
             raise ConfigError(f"everything is in {kept}: give --apply alone")
         planned = publish.apply(publish.planned_in(kept))
     elif dataset is None or release is None or to is None:
@@ -75,7 +76,7 @@ def push(
     else:
         make = publish.plan if dry_run or keep else publish.push
         name = dataset_name(dataset, release, out)
-        planned = make(name, release, to, out=out, private=private, unknown_license=unknown_license)
+        planned = make(name, release, to, out=out, private=private, unknown_license=unknown_license, tars=tars)
     if keep is not None:
         try:
             keep.write_text(json.dumps(vars(planned), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -83,12 +84,14 @@ def push(
             raise ConfigError(f"{keep} cannot be written ({error.strerror}): name another file") from None
     if as_json:
         return show(vars(planned), True, [])
-    sent, there = sum(planned.files.values()), f"{planned.there:,} bytes of shards are there"
+    what = "shards and tars" if planned.tars else "shards"
+    sent, there = sum(planned.files.values()), f"{planned.there:,} bytes of {what} are there"
     if planned.commit and not planned.files:
         return typer.echo(f"{planned.repo}: {planned.release} is published already, at {planned.commit}")
     if dry_run or keep:
         show([{"file": path, "bytes": size} for path, size in planned.files.items()], False, ["file", "bytes"])
-        typer.echo(planned.changes or "the first release there")
+        first = "tars of a release that is published" if planned.commit else "the first release there"
+        typer.echo(planned.changes or first)
         return typer.echo(f"{len(planned.files):,} files, {sent:,} bytes, {planned.commits} commits; {there}")
     return typer.echo(f"{planned.repo}: {planned.release} at {planned.commit}, {sent:,} bytes were sent, {there}")
 

@@ -7,7 +7,7 @@ Nothing that is read here is believed: a manifest and an index may come from any
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hfds.errors import BadFile, SourceError, SourceMissing
+from hfds.errors import BadFile, SourceMissing
+from hfds.urls import Files
 
 FORMAT = 1
 FOLDER = "wds"  # where the tars of all releases lie in a dataset's folder, and in its repository
@@ -191,44 +192,22 @@ def _split(entry: Any) -> Split:
     return Split(rows, {reason: _count(left, reason) for reason in left}, shards, _count(entry, "by_prompt"))
 
 
-def fetched(url: str) -> bytes:
-    """All bytes of a local path or fsspec URL.
-
-    Raises:
-        SourceMissing: there is none.
-        SourceError: it cannot be read.
-    """
-    try:
-        if "://" not in url:
-            return Path(url).read_bytes()
-        import fsspec
-
-        fs, path = fsspec.url_to_fs(url)
-        return bytes(fs.cat_file(path))
-    except FileNotFoundError:
-        raise SourceMissing(f"{url} is not there: export the release to there, or look for the name") from None
-    except Exception as error:  # every file system raises kinds of its own
-        said = " ".join(str(error).split())[:200]
-        raise SourceError(f"{url} cannot be read ({type(error).__name__}: {said}): try it again") from error
-
-
 class Samples:
     """The tars of a release where they lie: `manifest` says which, `index_of` where each sample is in one.
 
     Args:
         place: their folder, or its URL: "hf://datasets/org/name@main/wds/v4", "https://...", "s3://...".
-        fetch: gives all bytes of a URL; called for the manifest and, where `place` is no local folder, for an index.
 
     Raises:
         SourceError: there is no manifest, it cannot be read, or it is none.
     """
 
-    def __init__(self, place: str | Path, fetch: Callable[[str], bytes] = fetched):
+    def __init__(self, place: str | Path):
         self.place = str(place).rstrip("/")
         self.local = "://" not in self.place
-        self._fetch = fetch
+        self.files = Files(self.place)
         self._indexes: dict[str, pa.Table] = {}
-        self.manifest = Manifest.of(fetch(self.path(MANIFEST)), self.path(MANIFEST))
+        self.manifest = Manifest.of(self.files.fetch(self.path(MANIFEST)), self.path(MANIFEST))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_indexes": {}}  # opened again where it is needed: a table that is mapped is not sent
@@ -255,7 +234,7 @@ class Samples:
                 with pa.memory_map(file) as source:
                     data = source.read_buffer()
             else:
-                data = pa.py_buffer(self._fetch(file))
+                data = pa.py_buffer(self.files.fetch(file))
         except FileNotFoundError:
             raise SourceMissing(f"{file} is not there: export the release again") from None
         except OSError as error:

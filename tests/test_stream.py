@@ -606,7 +606,6 @@ def served(toys: Path) -> Iterator[tuple[str, dict[str, int]]]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_over_http(toys: Path, served: tuple[str, dict[str, int]], workers: int) -> None:
-    pytest.importorskip("aiohttp", reason="fsspec reads http:// through it")
     place, faults = served
     assert ids(opened(place).loader(4, num_workers=workers)) == [sample["id"] for sample in opened(toys)]
     assert faults == {"429": 0, "cut": 0}

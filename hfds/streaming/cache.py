@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from hfds.errors import BadFile
 from hfds.samples import Shard
-from hfds.streaming.remote import Files
+from hfds.urls import Files
 
 PART = 64 << 20  # bytes of one request
 

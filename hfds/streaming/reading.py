@@ -14,7 +14,6 @@ from hfds.archive import BLOCK
 from hfds.errors import BadRow, SourceError, SourceMissing
 from hfds.samples import Samples
 from hfds.streaming.cache import Cache
-from hfds.streaming.remote import Files
 from hfds.streaming.rows import Spot
 
 OPEN = 64  # tars that are held open
@@ -40,7 +39,6 @@ class Reader:
     def __init__(self, samples: Samples, cache: Cache | None = None):
         self.samples, self.cache = samples, cache
         self.direct = samples.local or cache is not None
-        self._files = Files(samples.place)
         self._open: OrderedDict[str, int] = OrderedDict()
         self._failed: dict[str, tuple[float, BadRow]] = {}
 
@@ -78,7 +76,9 @@ class Reader:
         if path not in self._open:
             url = self.samples.path(path)
             try:
-                opened = self.cache.open(spot.shard, url, self._files) if self.cache else os.open(url, os.O_RDONLY)
+                opened = (
+                    self.cache.open(spot.shard, url, self.samples.files) if self.cache else os.open(url, os.O_RDONLY)
+                )
             except FileNotFoundError:
                 raise SourceMissing(f"{url} is not there") from None
             self._open[path] = opened
@@ -90,7 +90,7 @@ class Reader:
     def fetch(self, part: Range) -> Bytes:
         """The bytes of a range of a remote file, or why they cannot be had."""
         url = self.samples.path(part.path)
-        return self._tried(part.path, lambda: self._files.range(url, part.start, part.size))
+        return self._tried(part.path, lambda: self.samples.files.range(url, part.start, part.size))
 
 
 def ranges(spots: Sequence[Spot]) -> list[Range]:

@@ -14,7 +14,7 @@ from hfds.archive import BLOCK
 from hfds.errors import ConfigError, SourceMissing, nearest
 from hfds.hub import Hub
 from hfds.samples import FOLDER, INDEX, MANIFEST, Samples, Shard
-from hfds.streaming.remote import Files
+from hfds.urls import Files
 from hfds.withdrawn import FILE as WITHDRAWN
 from hfds.withdrawn import ids_digest
 from hfds.withdrawn import parse as parse_stones
@@ -54,7 +54,7 @@ def samples_at(place: str | Path) -> Samples:
             text = f"{dataset}/{FOLDER}/{release}"
         elif at and _HUB.fullmatch(dataset):
             text = f"hf://datasets/{dataset}@{_head(dataset)}/{FOLDER}/{release}"
-    return Samples(text, Files(text).fetch)
+    return Samples(text)
 
 
 def _head(repo: str) -> str:

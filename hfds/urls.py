@@ -1,4 +1,4 @@
-"""Remote: bytes of files behind a URL, through fsspec, asked for again while that may help."""
+"""URLs: bytes of files behind one, through fsspec, asked for again while that may help."""
 
 import os
 from collections.abc import Callable

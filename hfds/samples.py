@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,12 @@ class Shard:
 @dataclass(frozen=True)
 class Split:
     """The tars of a split, in order; `left_out` counts rows of the release that are in none of them, by reason, and
-    `by_prompt` those whose caption is their prompt because they have none in the style that was asked for."""
+    `noted` what is wanting in others: "by_prompt" (no caption in the style that was asked for), "bad_mask"."""
 
     rows: int
     left_out: Mapping[str, int]
     shards: tuple[Shard, ...]
-    by_prompt: int = 0
+    noted: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -167,6 +167,11 @@ def _count(entry: Any, name: str, least: int = 0) -> int:
     return found
 
 
+def _counts(entry: Any, name: str) -> dict[str, int]:
+    found = _get(entry, name, dict)
+    return {reason: _count(found, reason) for reason in found}
+
+
 def _sha256(entry: Any, name: str) -> str:
     found: str = _get(entry, name, str)
     if not _SHA256.fullmatch(found):
@@ -184,12 +189,11 @@ def _shard(entry: Any) -> Shard:
 
 
 def _split(entry: Any) -> Split:
-    left = _get(entry, "left_out", dict)
     shards = tuple(_shard(one) for one in _get(entry, "shards", list))
     rows = _count(entry, "rows")
     if rows != sum(shard.rows for shard in shards):
         raise ValueError(f"{rows:,} rows in a split, and {sum(shard.rows for shard in shards):,} in its shards")
-    return Split(rows, {reason: _count(left, reason) for reason in left}, shards, _count(entry, "by_prompt"))
+    return Split(rows, _counts(entry, "left_out"), shards, _counts(entry, "noted"))
 
 
 class Samples:

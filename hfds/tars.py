@@ -25,7 +25,10 @@ from hfds.archive import sha256_of
 from hfds.disk import alone, disk_errors
 from hfds.earlier import lock_of
 from hfds.errors import BadFile, ConfigError, HfdsError, SourceMissing, nearest
-from hfds.members import PICTURES, How, Piece, measured, write
+from hfds.masks import EXTENSION as MASK
+from hfds.masks import has_masks
+from hfds.members import PICTURES, write
+from hfds.pieces import How, Piece, measured
 from hfds.place import Place
 from hfds.samples import FOLDER, INDEX, Manifest, Samples, Shard, Split, write_index
 from hfds.shards import cut
@@ -88,7 +91,8 @@ def export(
     home = out / dataset
     place = Place(lock_of(out, dataset, release), home.joinpath)
     gone = tuple(sorted({stone.id for stone in read_withdrawn(home)}))
-    how = How(tuple(place.lock["columns"]), caption, tuple(dict.fromkeys(index)), max_shard, gone)
+    narrow = tuple(dict.fromkeys(index))
+    how = How(tuple(place.lock["columns"]), caption, narrow, max_shard, gone, has_masks(place.features))
     _check(place, how)
     if caption != PROMPT:
         how = replace(how, caption=style_of(place.shards, caption, place.label))
@@ -199,7 +203,7 @@ def _made(tar: Tar, aside: Path, how: How, digest: str) -> dict[str, Any]:
     part.rename(path)
     said = {
         "key": key, "stamps": [_stamp(path), _stamp(index)], "rows": len(made.index), "left_out": made.left_out,
-        "by_prompt": made.by_prompt, "kinds": [*made.kinds], "bytes": file.size, "sha256": file.sha256,
+        "noted": made.noted, "kinds": [*made.kinds], "bytes": file.size, "sha256": file.sha256,
         "index_bytes": index.stat().st_size, "index_sha256": sha256_of(index),
     }  # fmt: skip
     note.with_suffix(".part").write_text(json.dumps(said), encoding="utf-8")
@@ -227,10 +231,10 @@ def _finish(aside: Path, place: Place, how: How, tars: Sequence[Tar], notes: Seq
     """Numbers the tars that have samples, and writes the manifest."""
     splits, kinds = {}, set()
     for split in place.lock["splits"]:
-        left_out, by_prompt, shards = Counter[str](), 0, list[Shard]()
+        left_out, noted, shards = Counter[str](), Counter[str](), list[Shard]()
         for tar, note in ((tar, note) for tar, note in zip(tars, notes, strict=True) if tar.split == split):
             left_out.update(note["left_out"])
-            by_prompt += note["by_prompt"]
+            noted.update(note["noted"])
             kinds |= {*note["kinds"]}
             old, name = f"{split}-{tar.number:05d}", f"{split}-{len(shards):05d}"
             for end in (".tar", ".arrow"):
@@ -242,11 +246,11 @@ def _finish(aside: Path, place: Place, how: How, tars: Sequence[Tar], notes: Seq
                 said = (note[key] for key in ("bytes", "rows", "sha256", "index_bytes", "index_sha256"))
                 size, rows, sha256, index_size, index_sha256 = said
                 shards.append(Shard(f"{name}.tar", size, rows, sha256, f"{name}.arrow", index_size, index_sha256))
-        splits[split] = Split(sum(shard.rows for shard in shards), dict(left_out), tuple(shards), by_prompt)
+        splits[split] = Split(sum(shard.rows for shard in shards), dict(left_out), tuple(shards), dict(+noted))
     if not any(split.rows for split in splits.values()):
         why = {name: split.left_out for name, split in splits.items()}
         raise HfdsError(f"no row of {place.label} has a picture and a caption ({why})")
-    extensions = (*(kind for kind in PICTURES if kind in kinds), "txt", "json")
+    extensions = (*(kind for kind in PICTURES if kind in kinds), "txt", "json", *([MASK] if how.masks else []))
     dataset, digest, gone = str(place.lock["dataset"]), str(place.lock["digest"]), ids_digest(how.withdrawn)
     made = Manifest(dataset, place.name, digest, how.caption, extensions, how.index, splits, how.max_shard, gone)
     shutil.rmtree(aside / NOTES)

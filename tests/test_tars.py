@@ -161,7 +161,7 @@ def test_rows_that_make_no_sample_are_counted(tmp_path: Path) -> None:
     assert {split: entry.rows + sum(entry.left_out.values()) for split, entry in made.splits.items()} == {
         split: len(rows) for split, rows in released(tmp_path).items()
     }
-    assert sum(split.by_prompt for split in made.splits.values()) == 20 - 2
+    assert sum(split.noted["by_prompt"] for split in made.splits.values()) == 20 - 2
     samples = Samples(tmp_path / "dist/gallery/wds/v1")
     tables = [samples.index_of(shard).to_pylist() for split in made.splits.values() for shard in split.shards]
     sizes = {entry["id"]: (entry["width"], entry["height"]) for table in tables for entry in table}
@@ -357,7 +357,7 @@ def test_sizes_are_written_as_people_do(photos: Path, capsys: pytest.CaptureFixt
     made = of_photos(photos).manifest.splits
     webdataset("gallery", "v1", "60kB", "short", ["source_scores", "license"], out=photos / "dist")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["split", "samples", "tars", "bytes", "left_out", "by_prompt"]
+    assert lines[0].split() == ["split", "samples", "tars", "bytes", "left_out", "noted"]
     assert [line.split()[:3] for line in lines[1:3]] == [
         [split, str(entry.rows), str(len(entry.shards))] for split, entry in made.items()
     ]

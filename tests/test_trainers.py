@@ -23,11 +23,11 @@ from fixtures import scenes
 from fixtures.consumers import check_backends, rows_of, simpletuner
 
 from builders.laion import Laion
+from hfds import entities
 from hfds.cli import app
 from hfds.disk import alone
 from hfds.errors import ConfigError
 from hfds.place import Place
-from hfds.trainers import entities
 from hfds.trainers.coco import Coco
 from hfds.trainers.csv import Csv
 from hfds.trainers.emu3 import Emu3

@@ -40,14 +40,14 @@ def webdataset(
             "tars": len(entry.shards),
             "bytes": sum(shard.bytes for shard in entry.shards),
             "left_out": dict(entry.left_out),
-            "by_prompt": entry.by_prompt,
+            "noted": dict(entry.noted),
         }
         for split, entry in made.manifest.splits.items()
     ]
     if as_json:
         told = {"folder": str(made.folder), "kept": made.kept, "instead": made.instead, "splits": splits}
         return show(told, True, [])
-    show(splits, False, ["split", "samples", "tars", "bytes", "left_out", "by_prompt"])
+    show(splits, False, ["split", "samples", "tars", "bytes", "left_out", "noted"])
     if made.instead:
         typer.echo(f"the export that was there is replaced: {made.instead}")
     return typer.echo(f"{made.folder} {'was there already' if made.kept else 'is finished'}")

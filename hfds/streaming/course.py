@@ -8,11 +8,11 @@ import numpy as np
 
 from hfds.errors import ConfigError
 from hfds.order import Blocks, InOrder, Mixed, Order, Shuffled
+from hfds.streaming.decoding import Size
 from hfds.streaming.rows import Rows
 
 SHUFFLES = ("full", "blocks", None)
 REMAINDERS = ("keep", "drop", "repeat")
-Size = tuple[int, int]
 
 
 class Some(NamedTuple):

@@ -8,8 +8,8 @@ import numpy as np
 
 from hfds.errors import BadFile, BadRow, ConfigError, MissingExtra
 from hfds.order import Blocks, Mixed
-from hfds.streaming.course import REMAINDERS, Bucketed, Course, Mixture, Share, Single, Size, order_of
-from hfds.streaming.decoding import Decode
+from hfds.streaming.course import REMAINDERS, Bucketed, Course, Mixture, Share, Single, order_of
+from hfds.streaming.decoding import Decode, Size
 from hfds.streaming.loader import Loader, Told, checked
 from hfds.streaming.reading import Bytes, Piece, Reader, read_all
 from hfds.streaming.rows import Rows, fingerprint

@@ -1,5 +1,6 @@
 """Decoding: what a sample's bytes are made into."""
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ import numpy as np
 import PIL.Image
 
 from hfds.errors import BadRow
+from hfds.masks import EXTENSION as MASK
 from hfds.picture import HEAD, measure
 from hfds.pixels import Encoded
 from hfds.samples import INDEX
 from hfds.streaming.reading import members
 from hfds.streaming.rows import Spot
 
+Size = tuple[int, int]
+_PICTURES = ("image", "mask")
 DECODE = ("fast", "exact", None)
 COLUMNS = ("id", "image", "text")
 
@@ -25,21 +29,21 @@ class Decode:
     """Makes a sample of its bytes.
 
     Args:
-        columns: "image", "text" (the caption), "json" (all that is in it), columns of the index, other
-            members by extension, keys of the JSON (None where a row has no such one).
+        columns: "image", "text" (the caption), "mask" (of the entities), "json" (all that is in it), columns of the
+            index, other members by extension, keys of the JSON (None where a row has no such one).
         index: the columns of the index.
         decode: "fast" decodes a JPEG at the smallest part of its size that is large enough, "exact" in full; None
             leaves the bytes as they are.
         size: pixels of the pictures: the shorter side, or (width, height); None leaves them as they are.
         transform: called with the RGB picture (a PIL.Image, at least of `size`; or its bytes where `decode` is None),
-            gives what `image` is.
+            gives what `image` is; with "mask" among the columns it is called with both, of one size, and gives both.
     """
 
     columns: tuple[str, ...]
     index: tuple[str, ...]
     decode: str | None
-    size: int | tuple[int, int] | None
-    transform: Callable[[Any], Any] | None
+    size: int | Size | None
+    transform: Callable[..., Any] | None
 
     @property
     def indexed(self) -> tuple[str, ...]:
@@ -51,7 +55,7 @@ class Decode:
         """Whether more than the picture is read."""
         return bool({*self.columns} - {"image", *self.indexed})
 
-    def __call__(self, data: bytes, spot: Spot, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def __call__(self, data: bytes, spot: Spot, size: Size | None = None) -> dict[str, Any]:
         """The columns of a sample; `size` is that of its bucket.
 
         Raises:
@@ -67,8 +71,10 @@ class Decode:
                 raise BadRow("index_mismatch", "no JSON in the member for it") from None
             if not isinstance(said, dict) or said.get("id") != spot.id:
                 raise BadRow("index_mismatch", "the sample of another row")
-        made = {name: self._column(name, spot, found, said) for name in self.columns if name != "image"}
-        if "image" in self.columns:
+        made = {name: self._column(name, spot, found, said) for name in self.columns if name not in _PICTURES}
+        if "mask" in self.columns:
+            made["image"], made["mask"] = self._pair(bytes(picture), bytes(found.get(MASK, b"")), size)
+        elif "image" in self.columns:
             made["image"] = self._image(bytes(picture), size)
         return {name: made[name] for name in self.columns}
 
@@ -83,17 +89,35 @@ class Decode:
             return bytes(found[name])
         return said.get(name)  # null is left out of the JSON
 
-    def _image(self, data: bytes, bucket: tuple[int, int] | None) -> Any:
+    def _image(self, data: bytes, bucket: Size | None) -> Any:
         if self.decode is None:
             return data if self.transform is None else self.transform(data)
-        size = bucket or self.size
-        image = Encoded.of(data).rgb(_least(data, size), exact=self.decode == "exact")
+        image, size = self._decoded(data, bucket), bucket or self.size
         if self.transform is not None:
             return self.transform(image)
         return tensor_of(image if size is None else fitted(image, size))
 
+    def _pair(self, data: bytes, drawn: bytes, bucket: Size | None) -> tuple[Any, Any]:
+        if self.decode is None:
+            return (data, drawn) if self.transform is None else self.transform(data, drawn)
+        image, size = self._decoded(data, bucket), bucket or self.size
+        try:
+            with PIL.Image.open(io.BytesIO(drawn), formats=("PNG",)) as opened:
+                mask = opened.resize(image.size, PIL.Image.Resampling.NEAREST)
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise BadRow("undecodable_mask", str(error)) from None
+        if self.transform is not None:
+            made: tuple[Any, Any] = self.transform(image, mask)
+            return made
+        if size is not None:
+            image, mask = fitted(image, size), fitted(mask, size, PIL.Image.Resampling.NEAREST)
+        return tensor_of(image), numbers_of(mask)
 
-def _least(data: bytes, size: int | tuple[int, int] | None) -> int | None:
+    def _decoded(self, data: bytes, bucket: Size | None) -> PIL.Image.Image:
+        return Encoded.of(data).rgb(_least(data, bucket or self.size), exact=self.decode == "exact")
+
+
+def _least(data: bytes, size: int | Size | None) -> int | None:
     """Pixels that the shorter side of a picture needs to cover a size, upright or turned."""
     if size is None or isinstance(size, int):
         return size
@@ -107,7 +131,9 @@ def _least(data: bytes, size: int | tuple[int, int] | None) -> int | None:
     )
 
 
-def fitted(image: PIL.Image.Image, size: int | tuple[int, int]) -> PIL.Image.Image:
+def fitted(
+    image: PIL.Image.Image, size: int | Size, resample: PIL.Image.Resampling = PIL.Image.Resampling.BICUBIC
+) -> PIL.Image.Image:
     """A picture resized until it covers (width, height), or a square, and cut to that around its middle."""
     width, height = (size, size) if isinstance(size, int) else size
     if image.size == (width, height):
@@ -117,7 +143,7 @@ def fitted(image: PIL.Image.Image, size: int | tuple[int, int]) -> PIL.Image.Ima
     left, top = (image.width - across) / 2, (image.height - down) / 2
     if times == 1:
         return image.crop((int(left), int(top), int(left) + width, int(top) + height))
-    return image.resize((width, height), PIL.Image.Resampling.BICUBIC, (left, top, left + across, top + down))
+    return image.resize((width, height), resample, (left, top, left + across, top + down))
 
 
 def tensor_of(image: PIL.Image.Image) -> Any:
@@ -125,6 +151,13 @@ def tensor_of(image: PIL.Image.Image) -> Any:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+
+
+def numbers_of(mask: PIL.Image.Image) -> Any:
+    """A mask as a tensor: int32, (height, width)."""
+    import torch
+
+    return torch.from_numpy(np.asarray(mask).astype(np.int32))
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

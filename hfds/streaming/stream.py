@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from hfds.errors import ConfigError
+from hfds.masks import EXTENSION as MASK
 from hfds.streaming.cache import Cache
-from hfds.streaming.course import SHUFFLES, Size
+from hfds.streaming.course import SHUFFLES
 from hfds.streaming.dataset import Stream
-from hfds.streaming.decoding import COLUMNS, DECODE, Decode
+from hfds.streaming.decoding import COLUMNS, DECODE, Decode, Size
 from hfds.streaming.reading import Reader
 from hfds.streaming.rows import Rows, samples_at, withdrawn_at
 
@@ -24,7 +25,7 @@ def stream(
     columns: Sequence[str] = COLUMNS,
     decode: str | None = "fast",
     size: int | Size | None = 512,
-    transform: Callable[[Any], Any] | None = None,
+    transform: Callable[..., Any] | None = None,
     where: str | None = None,
     without: Collection[str] = (),
     until: str = "first",
@@ -45,14 +46,16 @@ def stream(
         seed: the order is a function of it and of the epoch alone.
         shuffle: "full"; "blocks" mixes runs of neighbours, for places where many short reads are slow; None for the
             order of the tars.
-        columns: "image", "text" (the caption), "json", columns of the index, other members by extension,
-            keys of the JSON. Where "image" and columns of the index are all, nothing else is read.
+        columns: "image", "text" (the caption), "mask" (the number of the entity at each pixel, 0 for none: int32,
+            (height, width)), "json", columns of the index, other members by extension, keys of the JSON. Where
+            "image" and columns of the index are all, nothing else is read.
         decode: "fast" decodes a JPEG at the smallest part of its size that covers `size`, "exact" in full; None leaves
             the encoded bytes.
         size: pixels of the pictures, a number for squares or (width, height): they are resized to cover it and cut
             around their middle. None leaves each as it is.
         transform: makes `image` of the RGB picture (a PIL.Image, which is at least of `size`), or of its bytes where
-            `decode` is None; without it `image` is a uint8 tensor (3, height, width), or bytes.
+            `decode` is None; without it `image` is a uint8 tensor (3, height, width), or bytes. With "mask" among the
+            columns it is called with picture and mask, of one size, and gives both.
         where: a rule over columns of the index, such as "aesthetic >= 5 and width >= 512" (docs/rules.md).
         without: ids of rows that are left out.
         until: when the epoch of a mixture ends: "first", before any row would come again, or "all", when all have come.
@@ -85,6 +88,10 @@ def stream(
     if problems:
         raise ConfigError(*problems)
     samples = [samples_at(one) for one in weights]
+    if "mask" in columns:
+        for one in samples:
+            if MASK not in one.manifest.extensions:
+                raise ConfigError(f"{one.place} has no masks: leave 'mask' out of the columns")
     indexed = tuple({name: None for one in samples for name in one.manifest.index})
     return Stream(
         rows=[Rows(one, split, where, without, withdrawn_at(one)) for one in samples],

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from hfds import entities
 from hfds.place import Place
-from hfds.trainers import entities
 from hfds.trainers.folder import Beside, Export
 from hfds.trainers.rows import Batch
 

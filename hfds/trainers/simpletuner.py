@@ -15,14 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hfds import columns
+from hfds import columns, entities
 from hfds.disk import disk_errors
 from hfds.documents import CARD
 from hfds.errors import ConfigError, nearest
 from hfds.front_matter import default_in
 from hfds.hub import Hub
 from hfds.place import Place
-from hfds.trainers import entities
 from hfds.trainers.folder import Beside, Export
 from hfds.trainers.rows import ALL, Batch
 

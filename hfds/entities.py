@@ -49,7 +49,7 @@ def read(found: Sequence[Mapping[str, Any]] | None, width: int, height: int, not
             noted["bad_box"] += 1
         else:
             try:
-                good.append(Entity(name, box, *(_mask(mask, width, height) if mask else (None, None))))
+                good.append(Entity(name, box, *(mask_of(mask, width, height) if mask else (None, None))))
             except BadRow as bad:
                 noted[bad.reason] += 1
                 good.append(Entity(name, box, None, None))
@@ -63,7 +63,12 @@ def _box(values: Any) -> tuple[float, float, float, float] | None:
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _mask(mask: Mapping[str, Any], width: int, height: int) -> tuple[Mapping[str, Any], np.ndarray]:
+def mask_of(mask: Mapping[str, Any], width: int, height: int) -> tuple[Mapping[str, Any], np.ndarray]:
+    """A mask of a picture of that size, with its run lengths.
+
+    Raises:
+        BadRow: "bad_mask": it is of another size, or broken.
+    """
     counts = mask.get("counts")
     counts = counts.decode("latin-1") if isinstance(counts, bytes) else counts
     if list(mask.get("size") or ()) != [height, width] or width * height > LARGEST or counts is None:

@@ -185,30 +185,28 @@ class Mixed:
         found = []
         for count in (n, n - 1):
             cycle, left = divmod(count, share)
-            which, turn = self._cycle(cycle, epoch)
-            found.append(cycle * self.CYCLE + int(np.flatnonzero((which == number) & (turn == left))[0]))
+            which, turn = self._cycles(np.array([cycle]), epoch)
+            found.append(cycle * self.CYCLE + int(np.flatnonzero((which[0] == number) & (turn[0] == left))[0]))
         return found[0], found[1] + 1
 
-    def _cycle(self, cycle: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whose turn it is at each position of a cycle, and how often it was its turn in this cycle before."""
-        shares = self.shares
-        places = permuted(np.arange(self.CYCLE), self.CYCLE, _keys(self.seed, "mixture", epoch, cycle))
-        which: np.ndarray = np.searchsorted(np.cumsum(shares), places, "right")
-        turn = np.empty(self.CYCLE, np.int64)
-        for number, share in enumerate(shares.tolist()):
-            turn[which == number] = np.arange(share)
+    def _cycles(self, cycles: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whose turn it is at each position of some cycles, and how often it was its turn in that cycle before: both of
+        shape (cycles, CYCLE)."""
+        shape, keys = (len(cycles), self.CYCLE), _keys(self.seed, "mixture", epoch)
+        positions = np.tile(np.arange(self.CYCLE), len(cycles))
+        places = permuted(positions, self.CYCLE, keys, np.repeat(cycles, self.CYCLE)).reshape(shape)
+        which = np.searchsorted(np.cumsum(self.shares), places, "right")
+        turn = np.empty(shape, np.int64)
+        for number in range(len(self.orders)):
+            mine = which == number
+            turn[mine] = (np.cumsum(mine, axis=1) - 1)[mine]
         return which, turn
 
     def at(self, positions: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The number of the order, and the row of it, at each of some positions of an epoch."""
         positions = np.asarray(positions, np.int64)
-        which, counted, shares = np.empty_like(positions), np.empty_like(positions), self.shares
-        for cycle in np.unique(positions // self.CYCLE).tolist():
-            chosen = positions // self.CYCLE == cycle
-            inside = positions[chosen] % self.CYCLE
-            whose, turn = self._cycle(cycle, epoch)
-            which[chosen] = whose[inside]
-            counted[chosen] = cycle * shares[which[chosen]] + turn[inside]
+        pieces = [self._some(positions[at : at + PIECE], epoch) for at in range(0, max(1, len(positions)), PIECE)]
+        which, counted = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         rows = np.empty_like(positions)
         for number, order in enumerate(self.orders):
             mine = which == number
@@ -216,3 +214,11 @@ class Mixed:
                 chosen = mine & (counted // order.n == turn)
                 rows[chosen] = order.at(counted[chosen] - turn * order.n, epoch, turn)
         return which, rows
+
+    def _some(self, positions: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The number of the order at each position, and how often it was its turn in the epoch before."""
+        cycles, of = np.unique(positions // self.CYCLE, return_inverse=True)
+        whose, turn = self._cycles(cycles, epoch)
+        inside = positions % self.CYCLE
+        which = whose[of, inside]
+        return which, cycles[of] * self.shares[which] + turn[of, inside]

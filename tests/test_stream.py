@@ -375,13 +375,32 @@ def test_buckets(shapes: Path, remainder: str, count: int) -> None:
     again = opened(shapes).loader(4, buckets=BUCKETS, remainder=remainder)
     again.load_state_dict(loader.state_dict())
     assert ids(again) == ids(batches[6:])
-    account = again.account()
     whole = opened(shapes).loader(4, buckets=BUCKETS, remainder=remainder)
     ids(whole)
-    account = whole.account()
-    assert account["handed_out"] - account["repeated"] + account["dropped"] == 90
+    for account in (whole.account(), again.account()):
+        assert account["before"] + account["handed_out"] - account["repeated"] + account["dropped"] == 90
+    assert again.account()["before"] > 0
     with pytest.raises(ConfigError, match="of another order"):
         opened(shapes).loader(5, buckets=BUCKETS, remainder=remainder).load_state_dict(loader.state_dict())
+
+
+def test_buckets_of_a_mixture(shapes: Path, tmp_path: Path) -> None:
+    other = streamed.write(tmp_path / "v2", [streamed.sample(n, (50, 100), "other") for n in range(400)])
+    mixed = opened({shapes: 1, other: 3})
+    whole = mixed.loader(4, buckets=BUCKETS)
+    for epoch in (0, 1):
+        assert sorted(ids(whole)) == sorted(sample["id"] for sample in mixed)
+        assert whole.account()["handed_out"] == len(mixed)
+        mixed.set_epoch(epoch + 1)
+    batches = [*opened({shapes: 1, other: 3}).loader(4, buckets=BUCKETS, num_workers=2)]
+    together = [{id_.partition("/")[0] for id_ in batch["id"]} for batch in batches]
+    assert {"toy", "other"} in together, "a bucket has pictures of both"
+    assert {"toy"} in together
+    loader = opened({shapes: 1, other: 3}).loader(4, buckets=BUCKETS)
+    loader.load_state_dict({**loader.state_dict(), "at": 20})
+    assert ids(loader) == ids(batches[20:])
+    account = loader.account()
+    assert account["before"] + account["handed_out"] == len(loader.stream)
 
 
 def test_pictures_of_no_known_size_are_in_no_bucket(tmp_path: Path) -> None:

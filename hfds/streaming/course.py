@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class Course(Protocol):
     def at(self, positions: np.ndarray, epoch: int) -> Some:
         """What stands at some positions of an epoch."""
 
+    def before(self, position: int, epoch: int) -> int:
+        """Samples before a position of an epoch."""
+
 
 def order_of(n: int, seed: int, shuffle: str | None) -> Order:
     """The order of `n` rows or batches."""
@@ -57,6 +60,10 @@ class Single:
         rows = self.order.at(positions, epoch, 0)
         return Some(np.zeros(len(rows), np.int64), rows)
 
+    def before(self, position: int, epoch: int) -> int:
+        """Samples before a position of an epoch."""
+        return position
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -72,55 +79,104 @@ class Mixture:
         """What stands at some positions of an epoch."""
         return Some(*self.mixed.at(positions, epoch))
 
+    def before(self, position: int, epoch: int) -> int:
+        """Samples before a position of an epoch."""
+        return position
+
 
 class Bucketed:
     """Batches of pictures of one bucket; a position is one batch.
 
-    A picture is in the bucket whose aspect ratio is nearest to its own, by the logarithm; of two the first. Each bucket
-    is shuffled for itself and cut into batches, and the batches of all buckets are shuffled.
+    A picture is in the bucket whose aspect ratio is nearest to its own, by the logarithm; of two the first. The samples
+    of an epoch go into their buckets in its order, each bucket is cut into batches, and those of all are shuffled.
 
     Args:
-        rows: of one place.
+        course: the samples.
+        rows: of each place.
         sizes: (width, height) of each bucket.
         batch: pictures of a batch.
         remainder: "keep" leaves a smaller batch of each bucket, "drop" none, "repeat" fills it from the bucket's first.
-        seed: of the order.
+        seed: of the order of batches.
         shuffle: as of `hfds.stream`.
     """
 
-    def __init__(self, rows: Rows, sizes: Sequence[Size], batch: int, remainder: str, seed: int, shuffle: str | None):
-        self.sizes, self.batch, self.remainder = tuple(sizes), batch, remainder
-        own = np.log(rows.column("width") / rows.column("height"))
+    def __init__(
+        self, course: Course, rows: Sequence[Rows], sizes: Sequence[Size], batch: int, remainder: str, seed: int,
+        shuffle: str | None,
+    ):  # fmt: skip
+        self.course, self.sizes, self.batch, self.remainder = course, tuple(sizes), batch, remainder
+        self._seed, self._shuffle = seed, shuffle
         edges, ranked = _edges(self.sizes)
-        bucket = ranked[np.searchsorted(edges, own)]
-        members = np.argsort(bucket, kind="stable")
-        counts = np.bincount(bucket, minlength=len(sizes))
-        self.members = np.split(members, np.cumsum(counts)[:-1])
-        whole = counts // batch if remainder == "drop" else -(-counts // batch)
-        self.ends = np.cumsum(whole)
-        self.dropped = int((counts % batch).sum()) if remainder == "drop" else 0
-        self.orders = [order_of(len(one), seed + number, shuffle) for number, one in enumerate(self.members)]
-        if not self.ends[-1]:
-            raise ConfigError(
-                f"no bucket has the {batch} pictures of a batch: ask for a smaller one, or keep the remainder"
-            )
-        self.batches = order_of(int(self.ends[-1]), seed, shuffle)
+        aspects = (np.log(one.column("width") / one.column("height")) for one in rows)
+        self.buckets = [ranked[np.searchsorted(edges, aspect)].astype(np.int16) for aspect in aspects]
+        self._cut: tuple[int, _Cut] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cut": None}
+
+    def _of(self, epoch: int) -> "_Cut":
+        """How an epoch is cut, which is kept until the next one."""
+        if self._cut is None or self._cut[0] != epoch:
+            some = self.course.at(np.arange(self.course.length(epoch)), epoch)
+            bucket = np.empty(len(some.rows), np.int16)
+            for place, own in enumerate(self.buckets):
+                mine = some.places == place
+                bucket[mine] = own[some.rows[mine]]
+            self._cut = epoch, _Cut.of(bucket, len(self.sizes), self.batch, self.remainder)
+        return self._cut[1]
 
     def length(self, epoch: int) -> int:
-        """Batches of an epoch."""
-        return self.batches.n
+        """Batches of an epoch.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if not (length := int(self._of(epoch).ends[-1])):
+            raise ConfigError(
+                f"no bucket has the {self.batch} pictures of a batch: ask for a smaller one, or keep the remainder"
+            )
+        return length
+
+    def dropped(self, epoch: int) -> int:
+        """Samples of an epoch that are in no batch."""
+        return int((self._of(epoch).counts % self.batch).sum()) if self.remainder == "drop" else 0
+
+    def before(self, position: int, epoch: int) -> int:
+        """Samples in the batches before a position."""
+        cut, order = self._of(epoch), order_of(self.length(epoch), self._seed, self._shuffle)
+        _, _, first, n = cut.batches(order.at(np.arange(position), epoch), self.batch)
+        return int(np.minimum(self.batch, n - first).sum())
 
     def at(self, positions: np.ndarray, epoch: int) -> Some:
         """The batch at a position, which is the only one of `positions`."""
-        (number,) = self.batches.at(positions, epoch).tolist()
-        bucket = int(np.searchsorted(self.ends, number, "right"))
-        first = (number - (int(self.ends[bucket - 1]) if bucket else 0)) * self.batch
-        n = len(self.members[bucket])
+        cut, order = self._of(epoch), order_of(self.length(epoch), self._seed, self._shuffle)
+        ((bucket,), (start,), (first,), (n,)) = cut.batches(order.at(positions, epoch), self.batch)
         inside = np.arange(first, first + self.batch)
         again = int((inside >= n).sum()) if self.remainder == "repeat" else 0
         inside = inside % n if again else inside[inside < n]
-        rows = self.members[bucket][self.orders[bucket].at(inside, epoch)]
-        return Some(np.zeros(len(rows), np.int64), rows, self.sizes[bucket], again)
+        some = self.course.at(cut.positions[start + inside], epoch)
+        return some._replace(size=self.sizes[bucket], again=again)
+
+
+class _Cut(NamedTuple):
+    """The positions of an epoch by bucket, how many each has, and the numbers of the batches behind each bucket's."""
+
+    positions: np.ndarray
+    counts: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, bucket: np.ndarray, buckets: int, batch: int, remainder: str) -> "_Cut":
+        """The epoch whose samples are in these buckets."""
+        counts = np.bincount(bucket, minlength=buckets)
+        whole = counts // batch if remainder == "drop" else -(-counts // batch)
+        return cls(np.argsort(bucket, kind="stable"), counts, np.cumsum(whole))
+
+    def batches(self, numbers: np.ndarray, batch: int) -> tuple[np.ndarray, ...]:
+        """Of some batches: the bucket, where it starts, the batch's first sample in it, and how many the bucket has."""
+        bucket = np.searchsorted(self.ends, numbers, "right")
+        starts, firsts = (np.concatenate([[0], ends[:-1]]) for ends in (np.cumsum(self.counts), self.ends))
+        return bucket, starts[bucket], (numbers - firsts[bucket]) * batch, self.counts[bucket]
 
 
 def _edges(sizes: Sequence[Size]) -> tuple[np.ndarray, np.ndarray]:

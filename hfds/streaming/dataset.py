@@ -111,16 +111,14 @@ class Stream:
 
     def _bucketed(self, buckets: Sequence[Size], batch_size: int, remainder: str) -> tuple[Course, int, str]:
         sizes = [(int(width), int(height)) for width, height in buckets]
-        if len(self.rows) > 1 or not sizes or min(map(min, sizes)) < 1:
-            raise ConfigError(
-                f"buckets are sizes such as [(1024, 1024), (1216, 832)] for one place, got {list(buckets)}"
-            )
+        if not sizes or min(map(min, sizes)) < 1:
+            raise ConfigError(f"buckets are sizes such as [(1024, 1024), (1216, 832)], got {list(buckets)}")
         seed, shuffle = self._order[:2]
-        if any(np.isnan(self.rows[0].column(name)).any() for name in ("width", "height")):
+        if any(np.isnan(one.column(name)).any() for one in self.rows for name in ("width", "height")):
             raise ConfigError(
                 "the index has rows without a width or height, which are in no bucket: add where='width > 0'"
             )
-        course = Bucketed(self.rows[0], sizes, batch_size, remainder, seed, shuffle)
+        course = Bucketed(self.course, self.rows, sizes, batch_size, remainder, seed, shuffle)
         return course, 1, fingerprint(self._order, sizes, batch_size, remainder)
 
     @property

@@ -45,7 +45,7 @@ class Loader:
     def _begin(self) -> None:
         self._counted: dict[str, Any] = {
             "epoch": self.epoch,
-            "before": self.at,
+            "before": self._course.before(self.at, self.epoch) if self.at else 0,
             "handed_out": 0,
             "repeated": 0,
             "dropped": 0,
@@ -96,7 +96,7 @@ class Loader:
         if self._remainder != "drop":
             return 0
         if isinstance(self._course, Bucketed):
-            return self._course.dropped + share.left * self._course.batch
+            return self._course.dropped(self.epoch) + share.left * self._course.batch
         return share.left
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,8 +116,8 @@ class Loader:
         """What became of this epoch's samples on this rank; it is there until the next epoch begins.
 
         Over all ranks, at the end of an epoch: before + dropped + the sums of handed_out and skipped, less those that
-        were repeated, are the rows of the split less those left out. "before" is the position at which this process
-        began, in batches where there are buckets; "dropped" is the same on all ranks; "left_out" are in no epoch.
+        were repeated, are the rows of the split less those left out. "before" is how many came before this process
+        began; "dropped" is the same on all ranks; "left_out" are in no epoch.
         """
         return {**self._counted, "skipped": dict(self._skipped), "left_out": self.stream.left_out}
 

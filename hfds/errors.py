@@ -6,6 +6,7 @@
     ├── SourceError         a source cannot be read (exit 3)
     │   ├── SourceMissing   the folder, the files or the repository are not there
     │   ├── BadFile         one upstream file cannot be read: it stops the build and is named
+    │   │   └── NotAllowed  it may not be read, or is not there and its place does not say so
     │   └── SourceChanged   a file is not what it was when it was indexed
     ├── HubError            the Hub refuses a release or cannot be reached (exit 3)
     ├── BadRow              one row cannot be used; a builder turns it into a dropped row with this reason
@@ -68,6 +69,10 @@ class BadFile(SourceError):
     def __str__(self) -> str:
         file, problem, advice = self.args
         return f"{file}: {problem}; {advice}"
+
+
+class NotAllowed(BadFile):
+    """A file that may not be read; or that is not there, in a bucket that does not let its files be listed."""
 
 
 class SourceChanged(SourceError):

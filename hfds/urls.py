@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from hfds.errors import BadFile, HfdsError, MissingExtra, SourceMissing, causes
+from hfds.errors import BadFile, HfdsError, MissingExtra, NotAllowed, SourceMissing, causes
 from hfds.tries import AGAIN, status_of, tried
 
 T = TypeVar("T")
@@ -76,6 +76,7 @@ def again(url: str, make: Callable[[], T]) -> T:
 
     Raises:
         SourceMissing: there is no such file.
+        NotAllowed: it may not be read.
         BadFile: it cannot be read, now or at all.
     """
 
@@ -92,8 +93,10 @@ def again(url: str, make: Callable[[], T]) -> T:
     except FileNotFoundError:
         raise SourceMissing(f"{url} is not there: export the release to there, or look for the name") from None
     except (Failed, PermissionError) as error:
-        what = f"the answer is {status}" if (status := status_of(error)) else str(error)
-        raise BadFile(url, f"it cannot be read ({what})", "try again, or look whether it is whole") from None
+        status = status_of(error)
+        what = f"the answer is {status}" if status else str(error)
+        kind = NotAllowed if status == 403 or isinstance(error, PermissionError) else BadFile
+        raise kind(url, f"it cannot be read ({what})", "try again, or look whether it is whole") from None
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -600,7 +600,10 @@ def served(toys: Path) -> Iterator[tuple[str, dict[str, int]]]:
     faults = {"429": 2, "cut": 2}
 
     async def answer(request: Request) -> Response:
-        file = toys / request.path_params["name"]
+        folder, _, name = request.path_params["path"].rpartition("/")
+        file = toys / name
+        if folder != "toys/wds/v1":
+            return Response(status_code=403)  # as a bucket says of what is not there, if it cannot be listed
         part = request.headers.get("range", "") if request.method == "GET" and file.suffix == ".tar" else ""
         if part and faults["429"]:
             faults["429"] -= 1
@@ -612,13 +615,13 @@ def served(toys: Path) -> Iterator[tuple[str, dict[str, int]]]:
             return Response(b"x" * 100, 206, {**headers, "Content-Length": str(last - first + 1)})
         return FileResponse(file) if file.is_file() else Response(status_code=404)
 
-    routes = [Route("/{name}", answer, methods=["GET", "HEAD"])]
+    routes = [Route("/{path:path}", answer, methods=["GET", "HEAD"])]
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="critical"))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", faults
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/toys/wds/v1", faults
         server.should_exit = True
         thread.join()
 

@@ -1,6 +1,7 @@
 """Rows: the samples of one split that are streamed, known from their indexes alone."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hfds.archive import BLOCK
-from hfds.errors import ConfigError, SourceMissing, nearest
+from hfds.errors import ConfigError, NotAllowed, SourceMissing, nearest
 from hfds.hub import Hub
 from hfds.samples import FOLDER, INDEX, MANIFEST, Samples, Shard
 from hfds.urls import Files
@@ -20,6 +21,7 @@ from hfds.withdrawn import ids_digest
 from hfds.withdrawn import parse as parse_stones
 from processors.rules import parse
 
+log = logging.getLogger(__name__)
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _REVISION = re.compile(r"(hf://datasets/[^/@]+/[^/@]+)(@|$)")
 _PLACES = ("offset", "size", "picture_offset", "picture_size")
@@ -79,6 +81,11 @@ def withdrawn_at(samples: Samples) -> set[str]:
     try:
         stones = parse_stones(Files(file).fetch(file), file)
     except SourceMissing:
+        return set()
+    except NotAllowed:
+        if samples.local or at_main:
+            raise
+        log.warning("%s may not be read, which is how a bucket that cannot be listed says that it is not there", file)
         return set()
     ids = {stone.id for stone in stones}
     return set() if ids_digest(ids) == samples.manifest.withdrawn else ids

@@ -22,11 +22,11 @@ from hfds.errors import ConfigError, HfdsError, HubError
 from hfds.front_matter import nothing_yet
 from hfds.hub import Hub, Moved, adding
 from hfds.lock import LOCKS, release_order
+from hfds.manifest import MANIFEST
 from hfds.place import Place, place_of, published
 from hfds.record import printable
 from hfds.refused import unknown_rows
 from hfds.samples import FOLDER as TARS
-from hfds.samples import MANIFEST
 from hfds.tarred import Large, tarred
 from hfds.there import There
 from hfds.wanted import Wanted, find

@@ -8,7 +8,8 @@ from typing import Any
 
 from hfds.errors import ConfigError, SourceMissing
 from hfds.hub import Stored
-from hfds.samples import FOLDER, MANIFEST, Samples, exported
+from hfds.manifest import MANIFEST
+from hfds.samples import FOLDER, Samples, exported
 from hfds.withdrawn import ids_digest
 
 

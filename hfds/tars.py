@@ -25,12 +25,13 @@ from hfds.archive import sha256_of
 from hfds.disk import alone, disk_errors
 from hfds.earlier import lock_of
 from hfds.errors import BadFile, ConfigError, HfdsError, SourceMissing, nearest
+from hfds.manifest import Manifest, Shard, Split
 from hfds.masks import EXTENSION as MASK
 from hfds.masks import has_masks
 from hfds.members import PICTURES, write
 from hfds.pieces import How, Piece, measured
 from hfds.place import Place
-from hfds.samples import FOLDER, INDEX, Manifest, Samples, Shard, Split, write_index
+from hfds.samples import FOLDER, INDEX, Samples, write_index
 from hfds.shards import cut
 from hfds.sidecar import PROMPT, style_of
 from hfds.ustar import END, TarWriter

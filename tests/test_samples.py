@@ -19,7 +19,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from hfds.archive import sha256_of
 from hfds.errors import BadFile, SourceMissing
-from hfds.samples import INDEX, MANIFEST, Manifest, Samples, Shard, Split, exported, write_index
+from hfds.manifest import MANIFEST, Manifest, Shard, Split
+from hfds.samples import INDEX, Samples, exported, write_index
 
 SIZE = 2048  # of a sample
 Entry = dict[str, Any]

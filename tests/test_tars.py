@@ -24,7 +24,8 @@ from hfds.archive import Reader, sha256_of, tar_members
 from hfds.commands.exporting import webdataset
 from hfds.errors import BadFile, ConfigError, HfdsError, OutOfSpace
 from hfds.lock import read_lock
-from hfds.samples import Manifest, Samples, exported
+from hfds.manifest import Manifest
+from hfds.samples import Samples, exported
 from hfds.tars import Export
 from hfds.tars import export as export_release
 from hfds.ustar import header

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from hfds.errors import BadFile
-from hfds.samples import Shard
+from hfds.manifest import Shard
 from hfds.urls import Files
 
 PART = 64 << 20  # bytes of one request

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from hfds.archive import BLOCK
 from hfds.errors import ConfigError, NotAllowed, SourceMissing, nearest
 from hfds.hub import Hub
-from hfds.samples import FOLDER, INDEX, MANIFEST, Samples, Shard
+from hfds.manifest import MANIFEST, Shard
+from hfds.samples import FOLDER, INDEX, Samples
 from hfds.urls import Files
 from hfds.withdrawn import FILE as WITHDRAWN
 from hfds.withdrawn import ids_digest

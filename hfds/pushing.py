@@ -13,29 +13,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.utils import tqdm
 
-from hfds.changelog import Diff, check_level
 from hfds.check import must_agree
-from hfds.diff import diff
 from hfds.dist import CHANGED
-from hfds.documents import CARD, PLOTS, documents, foreign
-from hfds.errors import ConfigError, HfdsError, HubError
+from hfds.documents import CARD, PLOTS, documents
+from hfds.errors import ConfigError, HubError
 from hfds.front_matter import nothing_yet
+from hfds.guards import must_be_this_build, must_be_welcome, must_hold_none, tagged
 from hfds.hub import Hub, Moved, adding
 from hfds.lock import LOCKS, release_order
 from hfds.manifest import MANIFEST
-from hfds.place import Place, place_of, published
-from hfds.record import printable
+from hfds.neighbours import Neighbours
+from hfds.place import place_of, published
 from hfds.refused import unknown_rows
 from hfds.samples import FOLDER as TARS
 from hfds.tarred import Large, tarred
 from hfds.there import There
-from hfds.wanted import Wanted, find
 from hfds.withdrawn import FILE as WITHDRAWN
-from hfds.withdrawn import Tombstone, merged, read_withdrawn, redacted, redacted_lock, text_of
+from hfds.withdrawn import merged, read_withdrawn, redacted, redacted_lock, text_of
 
 AT_ONCE = 25  # shards of a commit: what a kill can cost is one commit
-# Parts of locks that differ where the same was built twice, with other packages.
-MAY_DIFFER = ("packages", "statistics", "made_by", "splits", "ledger")
 READERS = 8  # shards that are read back at once
 TURNS = 10  # times that the last commit is made anew because somebody else was faster
 
@@ -81,7 +77,7 @@ class Pushing:
         self.tars: dict[str, Large] = {}
         self.withdrawn = read_withdrawn(self.home)
         self.there = There.nowhere()
-        self.diffs: dict[tuple[str, str], Diff] = {}  # by the digests of both releases
+        self.neighbours = Neighbours(self.place, self.hub, out)
 
     def plan(self, private: bool, unknown_license: bool, tars: bool) -> Push:
         dataset = str(self.lock["dataset"])
@@ -91,12 +87,12 @@ class Pushing:
                 "with --allow-unknown-license"
             )
         there = self.there = There.of(self.hub)
-        self._must_be_welcome(there, private)
-        self._must_be_this_build(there)
+        must_be_welcome(self.place, self.hub, there, private)
+        must_be_this_build(self.place, self.hub, there)
         withdrawn = merged(there.withdrawn, self.withdrawn)
         if tars:
             self.tars = tarred(self.home, self.lock, (stone.id for stone in withdrawn))
-        tagged, missing, here = self._tagged(there), self._missing(there), self._here()
+        at, missing, here = tagged(self.place, self.hub, there, self.out), self._missing(there), self._here()
         if lost := [path for path in missing if path not in here]:
             raise HubError(f"{self.hub.repo} has lost {lost[0]} of {self.name}, and it is not here: put it back there")
         known = {stored.sha256 for stored in there.tree.values()}  # of shards, by whatever name
@@ -104,13 +100,13 @@ class Pushing:
         planned = Push(
             dataset, self.name, self.lock["digest"], str(self.out), self.hub.repo, private, unknown_license, tars,
             new, sum(file.bytes for file in here.values()) - sum(new.values()), -(-len(missing) // AT_ONCE),
-            {name: lock["digest"] for name, lock in there.locks.items()}, None, tagged,
+            {name: lock["digest"] for name, lock in there.locks.items()}, None, at,
         )  # fmt: skip
-        if tagged and self.name in there.locks and self.tars.keys() >= {*missing}:
+        if at and self.name in there.locks and self.tars.keys() >= {*missing}:
             return planned
         must_agree(self.place, self.home)
-        self._must_hold_none(withdrawn)
-        before = self._before(there)
+        must_hold_none(self.place, self.hub, self.home, withdrawn)
+        before = self.neighbours.before(there)
         last = self._last(there)
         sizes = new | {path: _bytes(one) for path, one in last.items()}
         commits = planned.commits + bool(last) + bool(missing and nothing_yet(there.card, self.name))
@@ -155,7 +151,7 @@ class Pushing:
                 return replace(there, head=self.hub.commit(message, left, old, there.head))
             except Moved:
                 there = There.of(self.hub)
-                self._must_be_this_build(there)
+                must_be_this_build(self.place, self.hub, there)
         raise self._crowded()
 
     def _with_a_card(self, private: bool) -> There:
@@ -177,62 +173,6 @@ class Pushing:
     def _crowded(self) -> HubError:
         return HubError(f"{self.hub.repo} is being written by others all the time: run again to go on")
 
-    def _must_be_this_build(self, there: There) -> None:
-        """Raises ConfigError where the repository has another build of that name."""
-        theirs = there.locks.get(self.name)
-        other = [part for part in self.lock if part not in MAY_DIFFER and self.lock[part] != (theirs or {}).get(part)]
-        if theirs is None or not other:
-            return
-        said = [
-            f"{one['digest'][:12]} with {sum(split['rows'] for split in one['splits'].values()):,} rows"
-            for one in (theirs, self.lock)
-        ]
-        dataset = self.lock["dataset"]
-        raise ConfigError(
-            f"{self.hub.repo} has another build of {self.name} ({said[0]}; this one is {said[1]}; what differs: "
-            f"{', '.join(other)}), and what is published is never changed: give this one a name of its own, or see "
-            f"hfds diff {dataset} {self.hub.repo}@{self.name} {self.name}"
-        )
-
-    def _must_be_welcome(self, there: There, private: bool) -> None:
-        """Raises ConfigError where the repository is another dataset's, or public and meant to be private."""
-        repo, mine = self.hub.repo, self.lock["dataset"]
-        if others := sorted({lock["dataset"] for lock in there.locks.values()} - {mine}):
-            raise ConfigError(f"{repo} holds releases of {', '.join(others)}: give {mine} a repository of its own")
-        if others := foreign(there.tree, there.locks, there.changes):
-            raise ConfigError(f"{repo} has a {others[0]} of somebody else, where a push writes: move it away there")
-        if private and there.head and not there.private:
-            raise ConfigError(f"{repo} is there and public: make it private on its page, or leave out --private")
-
-    def _tagged(self, there: There) -> str | None:
-        """The commit that the release's tag is at; None without one.
-
-        Raises:
-            ConfigError: there is a tag of that name for something else.
-        """
-        if self.name not in there.tags:
-            return None
-        try:
-            theirs = place_of("", f"{self.hub.repo}@{self.name}", self.out).lock["digest"]
-        except ConfigError:
-            theirs = None
-        if theirs != self.lock["digest"]:
-            raise ConfigError(
-                f"{self.hub.repo} has a tag {self.name!r} that is not of this release: remove it there, or give the "
-                "release another name"
-            )
-        return there.tags[self.name]
-
-    def _must_hold_none(self, withdrawn: Sequence[Tombstone]) -> None:
-        """Raises ConfigError where the release has rows that were withdrawn."""
-        found = find(Wanted(ids=tuple(stone.id for stone in withdrawn)), self.home, self.lock, {}) if withdrawn else {}
-        if found:
-            raise ConfigError(
-                f"{self.place.label} has {len(found):,} rows that were withdrawn from {self.hub.repo}, such as "
-                f"{printable(next(iter(found)))}: copy {WITHDRAWN} from there into {self.home} and build it again, or "
-                "withdraw them with hfds yank"
-            )
-
     def _here(self) -> dict[str, Large]:
         return {**_large(self.lock), **self.tars}
 
@@ -248,51 +188,15 @@ class Pushing:
         own = [path for path in there.tree if self.tars and path.startswith(f"{TARS}/{self.name}/")]
         return [path for path in own if path not in self.tars or (path.endswith(f"/{MANIFEST}") and path in missing)]
 
-    def _before(self, there: There) -> Diff | None:
-        """What changed from the newest release that was published before this one in the order of names.
-
-        Raises:
-            ConfigError: that is more than the release's name says.
-        """
-        own = release_order(self.name)
-        before = max((name for name in there.locks if release_order(name) < own), key=release_order, default=None)
-        if before is None:
-            return None
-        found = self._compared(self._nearest(before, there), self.place)
-        check_level(found)
-        return found
-
-    def _after(self, there: There) -> Diff | None:
-        """What changed from this one to the next, where that was published first and compared with an older one."""
-        own = release_order(self.name)
-        after = min((name for name in there.locks if release_order(name) > own), key=release_order, default=None)
-        if after is None or release_order(there.changes.get(after, {}).get("old", "")) >= own:
-            return None
-        return self._compared(self.place, self._nearest(after, there))
-
-    def _compared(self, old: Place, new: Place) -> Diff:
-        key = (old.lock["digest"], new.lock["digest"])
-        if key not in self.diffs:
-            self.diffs[key] = diff(old, new)
-        return self.diffs[key]
-
-    def _nearest(self, name: str, there: There) -> Place:
-        """A published release where it was built, if that still lies there, else on the Hub."""
-        try:
-            place = place_of(str(self.lock["dataset"]), name, self.out)
-        except HfdsError:
-            place = None
-        if place is None or place.lock["digest"] != there.locks[name]["digest"]:
-            place = published(self.hub, there.locks[name], there.head, there.tree)
-        return place
-
     def _last(self, there: There) -> dict[str, bytes | Path]:
         """The files of the commit that puts the release onto the card, beside all others; none where it is there."""
         if self.name in there.locks:
             return {}
         locks = {**there.locks, self.name: self.lock}
         withdrawn = merged(there.withdrawn, self.withdrawn)
-        made = {found.new: found.entry() for found in (self._before(there), self._after(there)) if found}
+        made = {
+            found.new: found.entry() for found in (self.neighbours.before(there), self.neighbours.after(there)) if found
+        }
         changes = {name: redacted(entry, withdrawn) for name, entry in {**there.changes, **made}.items()}
         ordered = {name: redacted_lock(locks[name], withdrawn) for name in sorted(locks, key=release_order)}
         told = documents(ordered, changes, len(withdrawn), self.hub.repo, there.card, self.hub.repo)
@@ -310,7 +214,7 @@ class Pushing:
         """Puts a release whose shards are there onto the card; returns the commit."""
         for _ in range(TURNS):
             there = There.of(self.hub)
-            self._must_be_this_build(there)
+            must_be_this_build(self.place, self.hub, there)
             if self.name in there.locks:
                 return there.head  # an answer was lost, or a kill came before the tag
             if self._missing(there):

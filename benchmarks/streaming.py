@@ -24,9 +24,12 @@ import numpy as np
 place, how, workers, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 BATCH = 8
 
-def decoded(data):  # what a trainer writes who does not think of DCT scaling
+def decoded(data):
     import PIL.Image, torch
-    image = PIL.Image.open(io.BytesIO(data)).convert("RGB")
+    image = PIL.Image.open(io.BytesIO(data))
+    if how == "pixels":
+        image.draft("RGB", (512, 512))  # which is of JPEGs alone
+    image = image.convert("RGB")
     times = 512 / min(image.size)
     size = max(512, round(image.width * times)), max(512, round(image.height * times))
     image = image.resize(size, PIL.Image.BICUBIC)
@@ -254,6 +257,7 @@ def compare(args: argparse.Namespace, scratch: Path) -> None:
     rates(scratch, [*ours, *((*peer, "bytes") for peer in peers)], args.workers, limits, args.times)
     print("\nDecoded to 512 pixels, with Pillow\n")
     ours = [("hfds", here, HFDS, place, "pixels"), ("hfds, in full", here, HFDS, place, "full")]
+    ours += [("webdataset, with Pillow's draft", here, WEBDATASET, place, "pixels")]
     rates(
         scratch,
         [*ours, *((f"{name}, in full", *peer, "full") for name, *peer in peers)],

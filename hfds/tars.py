@@ -250,7 +250,7 @@ def _finish(aside: Path, place: Place, how: How, tars: Sequence[Tar], notes: Seq
         splits[split] = Split(sum(shard.rows for shard in shards), dict(left_out), tuple(shards), dict(+noted))
     if not any(split.rows for split in splits.values()):
         why = {name: split.left_out for name, split in splits.items()}
-        raise HfdsError(f"no row of {place.label} has a picture and a caption ({why})")
+        raise HfdsError(f"no row of {place.label} has a picture and a caption ({why}): choose another --caption")
     extensions = (*(kind for kind in PICTURES if kind in kinds), "txt", "json", *([MASK] if how.masks else []))
     dataset, digest, gone = str(place.lock["dataset"]), str(place.lock["digest"]), ids_digest(how.withdrawn)
     made = Manifest(dataset, place.name, digest, how.caption, extensions, how.index, splits, how.max_shard, gone)

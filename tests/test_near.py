@@ -158,6 +158,13 @@ def test_several_columns_at_once() -> None:
     ]  # fmt: skip
 
 
+def test_rows_that_only_others_connect_may_have_nothing_to_compare() -> None:
+    given = rows(prompt=[WORDS, WORDS, None, "!!", "??"], image_hash=[None, "x", "x", "y", "y"])
+    made = MarkDuplicates(of=(Alike(above=0.8), Alike("image_hash")), keep="cluster")(given)
+    assert partners(made) == [None, "toy/0", "toy/0", None, "toy/3"]
+    assert values(made) == [None, "1", "0", None, "1"]
+
+
 def test_several_columns_against_an_earlier_release() -> None:
     there = Dataset.from_dict(
         {"id": ["old/1"], "release": ["toys/v1"], "split": ["train"], "prompt": [WORDS], "image_hash": ["x"]}

@@ -128,12 +128,12 @@ class Joined:
             return joint.components(self._measured(), self.match, progress=partial(_reach, bar))
 
     def similarity(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """The least of the similarities, or with "either" the highest of those of what both rows have."""
+        """The least of the similarities, or with "either" the highest of those of what both rows have, 0 of nothing."""
         found = np.full((len(self.parts), len(rows)), np.nan)
         for held, part, mask in zip(found, self.parts, self.masks, strict=True):
             number, there = mask.cumsum() - 1, mask[rows] & mask[others]
             held[there] = part.similarity(number[rows[there]], number[others[there]])
-        made: np.ndarray = (np.fmax if self.match == "either" else np.fmin).reduce(found)
+        made: np.ndarray = np.nan_to_num((np.fmax if self.match == "either" else np.fmin).reduce(found))
         return made
 
     def _measured(self) -> list[Measure]:

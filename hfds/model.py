@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 
 import xxhash
@@ -25,11 +26,14 @@ class Model:
         repo: a repository on the Hub, or a local folder as `save_pretrained` writes it.
         revision: commit, branch or tag on the Hub; its main branch when None.
         dtype: what it computes in: float32, bfloat16 or float16.
+        package: on PyPI, with the same files as the revision. Where it is installed they are read there and not fetched
+            from the Hub; what the model is called stays the same.
     """
 
     repo: str
     revision: str | None = None
     dtype: str = "float32"
+    package: str | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""
@@ -98,7 +102,10 @@ class Model:
 
     @cached_property
     def _place(self) -> Path:
-        return Path(self.repo) if self._local else self._fetched(offline=False)
+        if self._local:
+            return Path(self.repo)
+        there = packaged(self.package) if self.package else None
+        return there or self._fetched(offline=False)
 
     def _fetched(self, offline: bool) -> Path:
         from huggingface_hub import snapshot_download
@@ -117,6 +124,14 @@ class Model:
             f"the model {where} cannot be had from the Hub ({reason}): check its name and your connection, "
             "or give a local folder that holds it"
         )
+
+
+def packaged(name: str) -> Path | None:
+    """The folder of the model in an installed package, as its `get_model_path` says; None where it is not installed."""
+    try:
+        return Path(import_module(name.replace("-", "_")).get_model_path())
+    except ImportError:
+        return None
 
 
 def _files(folder: Path) -> list[Path]:

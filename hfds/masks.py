@@ -31,7 +31,7 @@ def mask_of(row: Sequence[Mapping[str, Any]] | None, picture: memoryview | None,
     A mask that does not fit the picture is left out and counted in `noted` as "bad_mask". One pixel where there is no
     picture, or none whose headers can be read.
     """
-    width, height = _shown(picture)
+    width, height = (picture and shown(picture)) or (1, 1)
     if width * height > entities.LARGEST:
         width = height = 1  # nobody decodes that picture either
     row = row or ()
@@ -49,11 +49,10 @@ def mask_of(row: Sequence[Mapping[str, Any]] | None, picture: memoryview | None,
     return buffer.getvalue()
 
 
-def _shown(picture: memoryview | None) -> tuple[int, int]:
-    if picture is None:
-        return 1, 1
+def shown(picture: memoryview) -> tuple[int, int] | None:
+    """Width and height of a picture as it is shown, which EXIF may turn; None where its headers cannot be read."""
     try:
         found = properties(Encoded(len(picture), lambda at, n: bytes(picture[at : at + n])))
     except BadRow:
-        return 1, 1
+        return None
     return (found.height, found.width) if found.rotated else (found.width, found.height)

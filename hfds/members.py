@@ -5,7 +5,6 @@ Pictures go from Arrow's buffers to the file without a copy. docs/streaming.md h
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,9 @@ import xxhash
 
 from hfds import entities
 from hfds.archive import BLOCK
-from hfds.errors import BadRow
 from hfds.masks import EXTENSION as MASK
-from hfds.masks import mask_of
-from hfds.picture import HEAD, Buffer, measure
+from hfds.masks import mask_of, shown
+from hfds.picture import Buffer
 from hfds.pieces import ROWS, Damaged, How, Piece, opened, views
 from hfds.samples import INDEX
 from hfds.sidecar import captions, told
@@ -80,11 +78,10 @@ def _samples(
     texts, others = (array.cast(pa.binary()).to_pylist() for array in (text, told(rows)))
     hashes = rows["image_hash"].to_pylist() if "image_hash" in rows.schema.names else [None] * len(rows)
     gone = pc.is_in(rows["id"], pa.array(how.withdrawn, pa.string())).to_pylist()
-    size = _Sizes(rows)
     tar.flush()
     pa.default_memory_pool().release_unused()  # what the pictures before took would be kept, and add to what these do
     buffers, kept, lengths, kinds = list[Buffer](), list[int](), list[tuple[int, ...]](), set[str]()
-    left_out, noted = Counter[str](), Counter[str]()
+    seen, left_out, noted = list[tuple[int | None, int | None]](), Counter[str](), Counter[str]()
     for row, picture in enumerate(views(next(pictures))):
         if row not in inside:
             continue
@@ -94,13 +91,13 @@ def _samples(
         kind = "" if picture is None else _kind(picture)
         caption, other, key = texts[row], others[row], b"%010d." % (first + row)
         if picture is None or not kind or caption is None:
-            left_out["no_picture" if picture is None else "no_caption" if kind else "other_format"] += 1
+            left_out["no_picture" if not picture else "no_caption" if kind else "other_format"] += 1
             continue
         if hashes[row] is not None and xxhash.xxh3_128_hexdigest(picture) != hashes[row]:
             raise Damaged(rows["id"][row].as_py())
         kept.append(row)
         kinds.add(kind)
-        size.see(row, picture)
+        seen.append(shown(picture) or (None, None))
         behind = [(b"txt", caption), (b"json", other)]
         if how.masks:
             behind.append((MASK.encode(), mask_of(drawn[row], picture, noted)))
@@ -112,7 +109,7 @@ def _samples(
     places, members = pa.array(kept, pa.int64()), np.array(lengths, np.int64).reshape(len(kept), 3 + how.masks)
     sizes = (BLOCK + padded(members)).sum(axis=1)
     offset = start + np.cumsum(sizes) - sizes
-    width, height = (column.take(places) for column in size.columns())
+    width, height = (pa.array([size[side] for size in seen], pa.int32()) for side in (0, 1))
     own = [offset, sizes, offset + BLOCK, members[:, 0], rows["id"].take(places), width, height]
     arrays = [pa.array(values).cast(field.type) for values, field in zip(own, INDEX, strict=True)]
     arrays += [_plain(rows[name].take(places)) for name in how.index]
@@ -125,31 +122,6 @@ def _kind(picture: memoryview) -> str:
     """The extension of a picture, by its first bytes; empty for one that is none of `PICTURES`."""
     head = bytes(picture[:12])
     return next((kind for kind, (at, magic) in PICTURES.items() if head.startswith(magic, at)), "")
-
-
-class _Sizes:
-    """Width and height of rows: what their columns say, else what the headers of their pictures do."""
-
-    def __init__(self, rows: pa.RecordBatch):
-        there = [rows[name] if name in rows.schema.names else pa.nulls(len(rows)) for name in ("width", "height")]
-        self._said = [column.cast(pa.int32()) for column in there]
-        known = pc.and_(*(pc.fill_null(pc.greater(column, 0), False) for column in self._said))
-        self._unknown = pc.invert(known)
-        self._wanted = {*np.flatnonzero(np.asarray(self._unknown)).tolist()}
-        self._found: dict[int, tuple[int, int]] = {}
-
-    def see(self, row: int, picture: memoryview) -> None:
-        """The picture of a row, of which only the head is looked at and nothing is kept."""
-        if row in self._wanted:
-            with suppress(BadRow):
-                width, height, _ = measure(picture[:HEAD], len(picture), lambda at, n: picture[at : at + n])
-                self._found[row] = width, height
-
-    def columns(self) -> list[pa.Array]:
-        """Both columns."""
-        found = [self._found.get(row, (None, None)) for row in range(len(self._unknown))]
-        own = [pa.array([size[side] for size in found], pa.int32()) for side in (0, 1)]
-        return [pc.if_else(self._unknown, seen, said) for seen, said in zip(own, self._said, strict=True)]
 
 
 def _plain(array: pa.Array) -> pa.Array:

@@ -98,7 +98,7 @@ def export(
     if caption != PROMPT:
         how = replace(how, caption=style_of(place.shards, caption, place.label))
     folder, aside = (home / FOLDER / name for name in (place.name, f".exporting-{place.name}"))
-    with disk_errors(), alone(aside.with_name(f"{aside.name}.lock"), "export"):
+    with disk_errors("--out"), alone(aside.with_name(f"{aside.name}.lock"), "export"):
         there, instead = _there(folder, place, how)
         if there:
             return Export(folder, there, kept=True)

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from hfds.errors import BadFile, HfdsError, MissingExtra, NotAllowed, SourceMissing, causes
+from hfds.errors import BadFile, ConfigError, HfdsError, MissingExtra, NotAllowed, SourceMissing, causes
 from hfds.tries import AGAIN, status_of, tried
 
 T = TypeVar("T")
+STALLED = 30.0  # seconds without a byte after which a connection is given up
 
 
 class Files:
@@ -28,9 +29,13 @@ class Files:
 
         try:
             if self._opened[0] != os.getpid():
-                self._opened = (os.getpid(), fsspec.url_to_fs(self.place)[0])
+                self._opened = (os.getpid(), fsspec.url_to_fs(self.place, **_options(self.place))[0])
         except ImportError as error:
-            raise MissingExtra(self.place, error.name or str(error), "remote") from None
+            if error.name == "aiohttp":
+                raise MissingExtra(self.place, error.name, "remote") from None
+            raise ConfigError(f"{self.place} cannot be opened: {error}") from None  # as fsspec says, what to install
+        except ValueError as error:
+            raise ConfigError(f"{self.place} cannot be opened: {error}") from None
         return self._opened[1], self._opened[1]._strip_protocol(url)
 
     def fetch(self, url: str) -> bytes:
@@ -47,6 +52,11 @@ class Files:
 
         def read() -> bytes:
             data = self._cat(url, start=start, end=start + size)
+            if len(data) > size:
+                raise BadFile(
+                    url, "its server gives the whole file where a part is asked for",
+                    "put it behind one that knows ranges, or copy the folder",
+                )  # fmt: skip
             if len(data) != size:
                 raise EOFError(f"{len(data):,} bytes came of {size:,} from byte {start:,} on")
             return data
@@ -60,6 +70,15 @@ class Files:
         fs, path = self._fs(url)
         exact = {"cache_type": "none"} if part and not fs.async_impl else {}  # else whole blocks of 5 MB are read
         return bytes(fs.cat_file(path, **part, **exact))
+
+
+def _options(place: str) -> dict[str, Any]:
+    """How a file system is opened: one of HTTP waits for an answer that has stopped no longer than for another."""
+    if not place.startswith(("http://", "https://")):
+        return {}
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=STALLED, sock_read=STALLED)}}
 
 
 class Failed(RuntimeError):

@@ -19,6 +19,7 @@ from fixtures.make import picture
 import hfds
 from hfds.errors import BadFile, ConfigError
 from hfds.masks import mask_of
+from hfds.samples import Samples
 from hfds.tars import Export, export
 
 ROWS = 40
@@ -59,6 +60,17 @@ def test_every_sample_has_one(made: Export) -> None:
     assert seen["masks"] > 10
     there = [n for n in range(ROWS) if n % 10 not in (5, 7)]  # the others have no picture or no caption
     assert seen["bad_mask"] == sum(2 for n in there if n % 4 and n % 5 == 1)
+
+
+def test_the_index_has_sizes_as_they_are_shown(made: Export) -> None:
+    samples = Samples(made.folder)
+    turned = 0
+    for split in samples.manifest.splits.values():
+        for shard in split.shards:
+            for row in samples.index_of(shard).to_pylist():
+                assert (row["height"], row["width"]) == wanted(scenes.number_of(row["id"])).shape
+                turned += row["width"] < row["height"]
+    assert turned
 
 
 def test_they_are_streamed_with_their_pictures(made: Export) -> None:

@@ -9,6 +9,7 @@ import typer
 from hfds.commands.options import Dataset, Json, Name, NumProc, Out, show
 from hfds.errors import ConfigError
 
+LARGEST = 10**15  # bytes of a tar
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([KMGT])(I?))?B?")
 
 
@@ -57,6 +58,6 @@ def _bytes(text: str) -> int:
     """A size as people write it, in bytes."""
     found = _SIZE.fullmatch(text.upper())
     size = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
-    if size < 1:
-        raise ConfigError(f"--max-shard is {text!r}, and a size is written such as 500MB or 1GiB")
+    if not 1 <= size <= LARGEST:
+        raise ConfigError(f"--max-shard is {text!r}, and a size is written such as 500MB or 1GiB, up to 1000TB")
     return size

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from hfds.disk import disk_errors
 from hfds.errors import BadFile
 from hfds.manifest import Shard
 from hfds.urls import Files
@@ -29,25 +31,26 @@ class Cache:
 
         Raises:
             SourceError: it cannot be fetched, or is not what the manifest says.
+        OutOfSpace: the disk is full.
         """
         kept = self.folder / f"{shard.sha256}.tar"
-        self.folder.mkdir(parents=True, exist_ok=True)
         while True:
-            if not self._used(kept):
-                with FileLock(self.folder / f"{shard.sha256}.lock"):
-                    if not self._used(kept):
-                        self._fetch(shard, url, files, kept)
-            try:
+            with disk_errors("cache"):
+                if not self._used(kept, shard):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    with FileLock(self.folder / f"{shard.sha256}.lock"):
+                        if not self._used(kept, shard):
+                            self._fetch(shard, url, files, kept)
+            with suppress(FileNotFoundError):  # where another process has just made room
                 return os.open(kept, os.O_RDONLY)
-            except FileNotFoundError:  # another process has just made room
-                continue
 
-    def _used(self, kept: Path) -> bool:
+    def _used(self, kept: Path, shard: Shard) -> bool:
+        """Whether it is there, and whole; notes that it was used now."""
         try:
-            os.utime(kept)  # the time at which it was last used
+            os.utime(kept)
+            return kept.stat().st_size == shard.bytes
         except FileNotFoundError:
             return False
-        return True
 
     def _fetch(self, shard: Shard, url: str, files: Files, kept: Path) -> None:
         with FileLock(self.folder / "room.lock"):
@@ -66,9 +69,10 @@ class Cache:
             aside.unlink(missing_ok=True)
 
     def _make_room(self, wanted: int) -> None:
-        """Removes the shards that were not used for longest; who reads one of them goes on reading."""
+        """Removes the shards that were not used for longest, and what is left of a fetch that was cut off; who reads
+        one of them goes on reading."""
         kept = []
-        for path in self.folder.glob("*.tar"):
+        for path in (*self.folder.glob("*.tar"), *self.folder.glob("*.part")):
             try:
                 stat = path.stat()
             except FileNotFoundError:
@@ -78,5 +82,10 @@ class Cache:
         for _, size, path in sorted(kept):
             if wanted <= 0:
                 break
-            path.unlink(missing_ok=True)
-            wanted -= size
+            if path.suffix == ".tar":
+                path.unlink(missing_ok=True)
+                wanted -= size
+                continue
+            with suppress(Timeout), FileLock(path.with_suffix(".lock"), blocking=False):  # or it is being fetched now
+                path.unlink(missing_ok=True)
+                wanted -= size

@@ -9,12 +9,13 @@ import numpy as np
 from hfds.errors import BadFile, BadRow, ConfigError, MissingExtra
 from hfds.order import Blocks, Mixed
 from hfds.streaming.course import REMAINDERS, Bucketed, Course, Mixture, Share, Single, order_of
-from hfds.streaming.decoding import Decode, Size
+from hfds.streaming.decoding import Decode, Size, is_size
 from hfds.streaming.loader import Loader, Told, checked
 from hfds.streaming.reading import Bytes, Piece, Reader, read_all
 from hfds.streaming.rows import Rows, fingerprint
 
 AHEAD = 64  # samples
+OURS = {"dataset", "collate_fn", "batch_size", "batch_sampler", "sampler", "shuffle", "drop_last"}  # of a DataLoader
 WINDOW = Blocks.block * Blocks.window
 
 
@@ -49,6 +50,7 @@ class Stream:
         orders = tuple(order_of(one.n, seed + number, shuffle) for number, one in enumerate(rows))
         self.course: Course = Single(orders[0]) if len(rows) == 1 else Mixture(Mixed(orders, weights, seed, until))
         self.release = fingerprint(*(one.name for one in rows))
+        self._loaded = 0  # the epoch of the last state
         self._state = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch and position, for workers that persist
 
     def __len__(self) -> int:
@@ -61,7 +63,19 @@ class Stream:
         return int(self._state[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, from its beginning if it is another one than before."""
+        """Chooses the epoch, from its beginning if it is another one than before.
+
+        Raises:
+            ConfigError: it is none, or before that of the state that was loaded.
+        """
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ConfigError(f"an epoch is a number from 0 on, got {epoch!r}")
+        if epoch < self._loaded:
+            raise ConfigError(
+                f"the state that was loaded is of epoch {self._loaded}, and epoch {epoch} was asked for: below "
+                f"accelerate.prepare, which counts from 0, call set_epoch({self._loaded}) of what it gave, or take "
+                "stream.loader"
+            )
         if epoch != self.epoch:
             self._state[0], self._state[1] = epoch, 0
 
@@ -99,20 +113,22 @@ class Stream:
         Raises:
             ConfigError: something of this cannot be.
         """
-        if batch_size < 1 or remainder not in REMAINDERS:
+        if type(batch_size) is not int or batch_size < 1 or remainder not in REMAINDERS:
             choices = ", ".join(map(repr, REMAINDERS))
             raise ConfigError(
-                f"a batch has at least 1 sample and remainder is one of {choices}, got {batch_size}, {remainder!r}"
+                f"a batch has at least 1 sample and remainder is one of {choices}, got {batch_size!r}, {remainder!r}"
             )
+        if own := OURS & {*options}:
+            raise ConfigError(f"{', '.join(sorted(own))} cannot be chosen: batches are made by batch_size and collate")
         course, unit, order = self.course, batch_size, self.order
         if buckets is not None:
             course, unit, order = self._bucketed(buckets, batch_size, remainder)
         return Loader(self, course, unit, order, num_workers, remainder, rank, ranks, collate, device, options)
 
     def _bucketed(self, buckets: Sequence[Size], batch_size: int, remainder: str) -> tuple[Course, int, str]:
-        sizes = [(int(width), int(height)) for width, height in buckets]
-        if not sizes or min(map(min, sizes)) < 1:
-            raise ConfigError(f"buckets are sizes such as [(1024, 1024), (1216, 832)], got {list(buckets)}")
+        if not buckets or any(isinstance(one, int) or not is_size(one) for one in buckets):
+            raise ConfigError(f"buckets are sizes such as [(1024, 1024), (1216, 832)], got {buckets!r}")
+        sizes = [(width, height) for width, height in buckets]
         seed, shuffle = self._order[:2]
         if any(np.isnan(one.column(name)).any() for one in self.rows for name in ("width", "height")):
             raise ConfigError(
@@ -149,6 +165,7 @@ class Stream:
             ConfigError: it is no state of this stream.
         """
         self._state[0], self._state[1] = checked(state, self.release, self.order, self.course)
+        self._loaded = self.epoch
 
     def steps(self, course: Course, share: Share, epoch: int, numbers: range) -> Iterator[Handed]:
         """What some steps of a share hand out; `numbers` are those of one worker."""

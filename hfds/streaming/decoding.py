@@ -1,7 +1,6 @@
 """Decoding: what a sample's bytes are made into."""
 
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -15,13 +14,19 @@ from hfds.masks import EXTENSION as MASK
 from hfds.picture import HEAD, measure
 from hfds.pixels import Encoded
 from hfds.samples import INDEX
-from hfds.streaming.reading import members
+from hfds.streaming.contents import members, row_of
 from hfds.streaming.rows import Spot
 
 Size = tuple[int, int]
 _PICTURES = ("image", "mask")
 DECODE = ("fast", "exact", None)
 COLUMNS = ("id", "image", "text")
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is a number of pixels, or (width, height)."""
+    pair = value if isinstance(value, tuple | list) and len(value) == 2 else (value,)
+    return all(type(one) is int and one > 0 for one in pair)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Decode:
     Args:
         columns: "image", "text" (the caption), "mask" (of the entities), "json" (all that is in it), columns of the
             index, other members by extension, keys of the JSON (None where a row has no such one).
-        index: the columns of the index.
+        index: the columns of the index, of all places.
         decode: "fast" decodes a JPEG at the smallest part of its size that is large enough, "exact" in full; None
             leaves the bytes as they are.
         size: pixels of the pictures: the shorter side, or (width, height); None leaves them as they are.
@@ -48,7 +53,9 @@ class Decode:
     @property
     def indexed(self) -> tuple[str, ...]:
         """The columns that the index has."""
-        return tuple(name for name in self.columns if name in (*INDEX.names, *self.index))
+        return tuple(
+            name for name in self.columns if name in {*INDEX.names, *self.index} - {"text", "json", *_PICTURES}
+        )
 
     @property
     def whole(self) -> bool:
@@ -64,13 +71,8 @@ class Decode:
         found = members(data, spot)
         picture = next(iter(found.values()))
         said: Mapping[str, Any] = {}
-        if "json" in found:
-            try:
-                said = json.loads(bytes(found["json"]))
-            except ValueError:
-                raise BadRow("index_mismatch", "no JSON in the member for it") from None
-            if not isinstance(said, dict) or said.get("id") != spot.id:
-                raise BadRow("index_mismatch", "the sample of another row")
+        if self.whole:
+            said = row_of(found, spot.id)
         made = {name: self._column(name, spot, found, said) for name in self.columns if name not in _PICTURES}
         if "mask" in self.columns:
             made["image"], made["mask"] = self._pair(bytes(picture), bytes(found.get(MASK, b"")), size)
@@ -79,12 +81,12 @@ class Decode:
         return {name: made[name] for name in self.columns}
 
     def _column(self, name: str, spot: Spot, found: Mapping[str, memoryview], said: Mapping[str, Any]) -> Any:
-        if name in spot.values:
-            return spot.values[name]
         if name == "text":
             return str(bytes(found.get("txt", b"")), "utf-8", "replace")
         if name == "json":
             return said
+        if name in spot.values:
+            return spot.values[name]
         if name in found:
             return bytes(found[name])
         return said.get(name)  # null is left out of the JSON
@@ -94,7 +96,7 @@ class Decode:
             return data if self.transform is None else self.transform(data)
         image, size = self._decoded(data, bucket), bucket or self.size
         if self.transform is not None:
-            return self.transform(image)
+            return self.transform(image if bucket is None else fitted(image, bucket))
         return tensor_of(image if size is None else fitted(image, size))
 
     def _pair(self, data: bytes, drawn: bytes, bucket: Size | None) -> tuple[Any, Any]:
@@ -106,12 +108,12 @@ class Decode:
                 mask = opened.resize(image.size, PIL.Image.Resampling.NEAREST)
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise BadRow("undecodable_mask", str(error)) from None
-        if self.transform is not None:
-            made: tuple[Any, Any] = self.transform(image, mask)
-            return made
-        if size is not None:
+        if size is not None and (self.transform is None or bucket):
             image, mask = fitted(image, size), fitted(mask, size, PIL.Image.Resampling.NEAREST)
-        return tensor_of(image), numbers_of(mask)
+        if self.transform is None:
+            return tensor_of(image), numbers_of(mask)
+        made: tuple[Any, Any] = self.transform(image, mask)
+        return made
 
     def _decoded(self, data: bytes, bucket: Size | None) -> PIL.Image.Image:
         return Encoded.of(data).rgb(_least(data, bucket or self.size), exact=self.decode == "exact")
@@ -150,7 +152,7 @@ def tensor_of(image: PIL.Image.Image) -> Any:
     """An RGB picture as a tensor: uint8, (3, height, width)."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
 def numbers_of(mask: PIL.Image.Image) -> Any:

@@ -160,6 +160,7 @@ class _Steps:
         info = get_worker_info()
         number, count = (info.id, info.num_workers) if info else (0, 1)
         steps = range(number, self.share.steps, count)
+        ours = HfdsError  # which may be gone from the module when a loop that was left is ended with the interpreter
         try:
             for step, handed in zip(steps, self.stream.steps(self.course, self.share, self.epoch, steps), strict=True):
                 if not handed.samples and self.share.ranks > 1:
@@ -169,7 +170,7 @@ class _Steps:
                     )  # fmt: skip
                 batch = self.collate(handed.samples) if handed.samples else None
                 yield _Step(self.share.after(step), batch, len(handed.samples), handed.skipped, handed.again)
-        except HfdsError as error:  # as it is: a DataLoader would raise another one in its place
+        except ours as error:  # as it is: a DataLoader would raise another one in its place
             yield error
 
 

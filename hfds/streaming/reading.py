@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from hfds.archive import BLOCK
 from hfds.errors import BadRow, SourceError, SourceMissing
+from hfds.manifest import Shard
 from hfds.samples import Samples
 from hfds.streaming.cache import Cache
+from hfds.streaming.contents import members, row_of
 from hfds.streaming.rows import Spot
 
 OPEN = 64  # tars that are held open
@@ -27,20 +28,29 @@ Bytes = bytes | BadRow
 class Range(NamedTuple):
     """Neighbouring samples of a shard, read at once: `spots` are their numbers."""
 
-    path: str
+    shard: Shard
     start: int
     size: int
     spots: list[int]
 
 
 class Reader:
-    """The bytes of a place's samples."""
+    """The bytes of a place's samples.
 
-    def __init__(self, samples: Samples, cache: Cache | None = None):
+    Args:
+        samples: the place.
+        cache: keeps its shards here.
+        alone: pictures are read without the JSON that says which row a sample is, so that the first and the last sample
+            of each shard are compared with its index before any other.
+    """
+
+    def __init__(self, samples: Samples, cache: Cache | None = None, alone: bool = False):
         self.samples, self.cache = samples, cache
         self.direct = samples.local or cache is not None
+        self._alone = alone and cache is None  # which compares whole shards
         self._open: OrderedDict[str, int] = OrderedDict()
         self._failed: dict[str, tuple[float, BadRow]] = {}
+        self._compared: dict[str, BadRow | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
@@ -51,46 +61,74 @@ class Reader:
 
     def read(self, spot: Spot) -> Bytes:
         """The bytes of a sample, or why they cannot be had, from a file on this machine."""
-        data = self._tried(spot.shard.path, lambda: os.pread(self._number(spot), spot.size, spot.start))
+        if spot.lost:
+            return spot.lost
+        data = self._tried(spot.shard, spot.start, spot.size, self._pread)
         if not isinstance(data, BadRow) and len(data) < spot.size:
             return BadRow("truncated_shard", f"{len(data):,} bytes of {spot.size:,} from byte {spot.start:,} on")
         return data
 
-    def _tried(self, path: str, read: Callable[[], bytes]) -> Bytes:
+    def fetch(self, part: Range) -> Bytes:
+        """The bytes of a range of a remote file, or why they cannot be had."""
+        return self._tried(part.shard, part.start, part.size, self._range)
+
+    def _pread(self, shard: Shard, start: int, size: int) -> bytes:
+        if self.cache is None:
+            return os.pread(self._number(shard), size, start)
+        number = self.cache.open(shard, self.samples.path(shard.path), self.samples.files)
+        try:
+            return os.pread(number, size, start)
+        finally:
+            os.close(number)  # what is held open takes room when it is long gone from the cache
+
+    def _range(self, shard: Shard, start: int, size: int) -> bytes:
+        return self.samples.files.range(self.samples.path(shard.path), start, size)
+
+    def _tried(self, shard: Shard, start: int, size: int, read: Callable[[Shard, int, int], bytes]) -> Bytes:
         """What `read` gives; a shard that could not be read is not asked for again for a while, as that takes long."""
-        at, bad = self._failed.get(path, (0.0, None))
+        at, bad = self._failed.get(shard.path, (0.0, None))
         if bad is not None and time.monotonic() - at < PAUSE:
             return bad
         try:
-            return read()
+            if self._alone and (other := self._another(shard, read)):
+                return other
+            return read(shard, start, size)
         except SourceMissing:
             bad = BadRow("missing_shard")
         except (SourceError, OSError) as error:
             bad = BadRow("unreadable_shard", str(error))
-        self._failed[path] = time.monotonic(), bad
+        self._failed[shard.path] = time.monotonic(), bad
         return bad
 
-    def _number(self, spot: Spot) -> int:
-        """The file descriptor of its shard."""
-        path = spot.shard.path
+    def _another(self, shard: Shard, read: Callable[[Shard, int, int], bytes]) -> BadRow | None:
+        """Whether a shard is that of another index, by its first and its last sample, if they are there."""
+        if shard.path not in self._compared:
+            bad = None
+            index = self.samples.index_of(shard).select(["offset", "size", "picture_offset", "picture_size", "id"])
+            for place in {0, len(index) - 1}:
+                offset, size, picture, length, id_ = (column[place].as_py() for column in index.columns)
+                data = read(shard, offset, size)
+                if len(data) == size:
+                    try:
+                        row_of(members(data, Spot(shard, offset, size, picture, length, {"id": id_})), id_)
+                    except BadRow as error:
+                        bad = error
+            self._compared[shard.path] = bad
+        return self._compared[shard.path]
+
+    def _number(self, shard: Shard) -> int:
+        """The file descriptor of a local shard."""
+        path = shard.path
         if path not in self._open:
             url = self.samples.path(path)
             try:
-                opened = (
-                    self.cache.open(spot.shard, url, self.samples.files) if self.cache else os.open(url, os.O_RDONLY)
-                )
+                self._open[path] = os.open(url, os.O_RDONLY)
             except FileNotFoundError:
                 raise SourceMissing(f"{url} is not there") from None
-            self._open[path] = opened
             if len(self._open) > OPEN:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(path)
         return self._open[path]
-
-    def fetch(self, part: Range) -> Bytes:
-        """The bytes of a range of a remote file, or why they cannot be had."""
-        url = self.samples.path(part.path)
-        return self._tried(part.path, lambda: self.samples.files.range(url, part.start, part.size))
 
 
 def ranges(spots: Sequence[Spot]) -> list[Range]:
@@ -100,12 +138,12 @@ def ranges(spots: Sequence[Spot]) -> list[Range]:
         spot = spots[number]
         last = found[-1] if found else None
         end = spot.start + spot.size
-        if last and last.path == spot.shard.path and spot.start - last.start - last.size <= GAP:
+        if last and last.shard.path == spot.shard.path and spot.start - last.start - last.size <= GAP:
             size = max(last.size, end - last.start)
             if size <= LONGEST:
                 found[-1] = last._replace(size=size, spots=[*last.spots, number])
                 continue
-        found.append(Range(spot.shard.path, spot.start, spot.size, [number]))
+        found.append(Range(spot.shard, spot.start, spot.size, [number]))
     return found
 
 
@@ -157,7 +195,7 @@ def _ask(group: list[Piece], pool: ThreadPoolExecutor) -> list[Callable[[], list
     remote: dict[int, tuple[Reader, list[tuple[tuple[int, int], Spot]]]] = {}
     for first, piece in enumerate(group):
         for second, (reader, spot) in enumerate(piece):
-            if not reader.direct:
+            if not reader.direct and not spot.lost:
                 remote.setdefault(id(reader), (reader, []))[1].append(((first, second), spot))
     for reader, wanted in remote.values():
         for part in ranges([spot for _, spot in wanted]):
@@ -168,7 +206,7 @@ def _ask(group: list[Piece], pool: ThreadPoolExecutor) -> list[Callable[[], list
     def get(first: int) -> list[Bytes]:
         found: list[Bytes] = []
         for second, (reader, spot) in enumerate(group[first]):
-            if reader.direct:
+            if reader.direct or spot.lost:
                 found.append(reader.read(spot))
                 continue
             future, start = futures.pop((first, second))
@@ -177,34 +215,3 @@ def _ask(group: list[Piece], pool: ThreadPoolExecutor) -> list[Callable[[], list
         return found
 
     return [lambda first=first: get(first) for first in range(len(group))]  # type: ignore[misc]
-
-
-def members(data: bytes, spot: Spot) -> dict[str, memoryview]:
-    """The members of a sample by extension, where its bytes are what its index says.
-
-    Raises:
-        BadRow: "index_mismatch".
-    """
-    found: dict[str, memoryview] = {}
-    view, at, key = memoryview(data), 0, b""
-    while at < len(data):
-        header = data[at : at + BLOCK]
-        name, dot, extension = header[:100].rstrip(b"\0").partition(b".")
-        digits = header[124:135]
-        if len(header) < BLOCK or header[257:262] != b"ustar" or not dot or not _octal(digits):
-            raise BadRow("index_mismatch", f"no header of a member at byte {spot.start + at:,}")
-        if key and name != key:
-            raise BadRow("index_mismatch", f"members of two samples at byte {spot.start + at:,}")
-        key, size = name, int(digits, 8)
-        if not found and (spot.start + at + BLOCK, size) != (spot.picture, spot.length):
-            raise BadRow("index_mismatch", f"a picture of {size:,} bytes at byte {spot.start + at + BLOCK:,}")
-        at += BLOCK
-        if at + size > len(data):
-            raise BadRow("index_mismatch", f"a member that ends behind its sample at byte {spot.start + at:,}")
-        found[extension.decode("utf-8", "replace")] = view[at : at + size]
-        at += -(-size // BLOCK) * BLOCK
-    return found
-
-
-def _octal(digits: bytes) -> bool:
-    return len(digits) == 11 and not digits.strip(b"01234567")

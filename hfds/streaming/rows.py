@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hfds.archive import BLOCK
-from hfds.errors import ConfigError, NotAllowed, SourceMissing, nearest
+from hfds.errors import BadRow, ConfigError, NotAllowed, SourceError, SourceMissing, nearest
 from hfds.hub import Hub
 from hfds.manifest import MANIFEST, Shard
 from hfds.samples import FOLDER, INDEX, Samples
@@ -37,6 +37,7 @@ class Spot(NamedTuple):
     picture: int  # where the picture begins
     length: int
     values: dict[str, Any]
+    lost: BadRow | None = None  # why nobody knows where it is
 
     @property
     def id(self) -> str:
@@ -51,12 +52,13 @@ def samples_at(place: str | Path) -> Samples:
         SourceError: there are none, or they cannot be read.
     """
     text = str(place).rstrip("/")
-    if "://" not in text and not (Path(text) / MANIFEST).is_file():
-        dataset, at, release = text.rpartition("@")
-        if at and Path(dataset).is_dir():
-            text = f"{dataset}/{FOLDER}/{release}"
-        elif at and _HUB.fullmatch(dataset):
-            text = f"hf://datasets/{dataset}@{_head(dataset)}/{FOLDER}/{release}"
+    if "://" in text or (Path(text) / MANIFEST).is_file():
+        return Samples(text if "://" in text else Path(text).resolve())
+    dataset, at, release = text.rpartition("@")
+    if at and Path(dataset).is_dir():
+        return Samples(Path(dataset, FOLDER, release).resolve())
+    if at and _HUB.fullmatch(dataset):
+        return Samples(f"hf://datasets/{dataset}@{_head(dataset)}/{FOLDER}/{release}")
     return Samples(text)
 
 
@@ -101,6 +103,8 @@ class Rows:
         where: a rule over columns of the index (docs/rules.md); a row for which it cannot be said is not kept.
         without: ids of rows that are not kept.
         withdrawn: ids of rows that nobody keeps any more.
+        strict: an index that cannot be read is an error; else its rows are left out where they have to be chosen from,
+            and lost.
 
     Raises:
         ConfigError: there is no such split or column, or no row is kept.
@@ -114,8 +118,9 @@ class Rows:
         where: str | None = None,
         without: Collection[str] = (),
         withdrawn: Collection[str] = (),
+        strict: bool = True,
     ):
-        self.samples = samples
+        self.samples, self._strict = samples, strict
         if split not in samples.manifest.splits:
             raise ConfigError(f"{samples.place} has no split {split!r}; {nearest(split, samples.manifest.splits)}")
         self.split = samples.manifest.splits[split]
@@ -125,8 +130,10 @@ class Rows:
         if where is not None or without or withdrawn:
             self._kept = self._chosen(where, {"withdrawn": withdrawn, "without": without})
         # An export with other captions may leave out other rows of the same release, and one from now on those that
-        # are withdrawn.
-        self.name = f"{samples.manifest.digest}/{split}/{self.split.rows - self.left_out.get('withdrawn', 0)}"
+        # are withdrawn, which are more each time.
+        others = {reason: count for reason, count in sorted(self.split.left_out.items()) if reason != "withdrawn"}
+        left = self.split.rows - self.left_out.get("withdrawn", 0)
+        self.name = f"{samples.manifest.digest}/{split}/{left}/{samples.manifest.caption}/{others}"
         self.n = self.split.rows if self._kept is None else len(self._kept)
         if not self.n:
             raise ConfigError(
@@ -145,7 +152,14 @@ class Rows:
         gone = {reason: pa.array(sorted(ids), pa.string()) for reason, ids in without.items() if ids}
         found = []
         for shard, start in zip(self.split.shards, self.split.starts, strict=False):
-            table = self.samples.index_of(shard)
+            try:
+                table = self.samples.index_of(shard)
+            except SourceError as error:
+                if self._strict:
+                    raise
+                log.warning("%s", error)
+                self.left_out["index_lost"] = self.left_out.get("index_lost", 0) + shard.rows
+                continue
             masks = {}
             if "withdrawn" in gone:
                 masks["withdrawn"] = ~pc.is_in(table["id"], gone["withdrawn"]).to_numpy()
@@ -184,7 +198,12 @@ class Rows:
         found = []
         for number, place in zip(shards.tolist(), places.tolist(), strict=True):
             shard = self.split.shards[number]
-            table = self.samples.index_of(shard)
+            try:
+                table = self.samples.index_of(shard)
+            except SourceError as error:
+                lost = BadRow("missing_index" if isinstance(error, SourceMissing) else "unreadable_index", str(error))
+                found.append(Spot(shard, 0, 0, 0, 0, {"id": f"row {place} of {shard.path}"}, lost))
+                continue
             if number not in self._places:
                 self._places[number] = tuple(table[name].to_numpy() for name in _PLACES)
             offset, size, picture, length = (int(column[place]) for column in self._places[number])

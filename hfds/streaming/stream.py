@@ -1,6 +1,8 @@
 """`hfds.stream`: exported samples as a torch IterableDataset. docs/streaming.md has it with examples."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import inf
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from hfds.masks import EXTENSION as MASK
 from hfds.streaming.cache import Cache
 from hfds.streaming.course import SHUFFLES
 from hfds.streaming.dataset import Stream
-from hfds.streaming.decoding import COLUMNS, DECODE, Decode, Size
+from hfds.streaming.decoding import COLUMNS, DECODE, Decode, Size, is_size
 from hfds.streaming.reading import Reader
 from hfds.streaming.rows import Rows, samples_at, withdrawn_at
 
@@ -78,9 +80,19 @@ def stream(
         )
         if given not in choices
     ]  # fmt: skip
-    weights = {one: float(weight) for one, weight in place.items()} if isinstance(place, Mapping) else {place: 1.0}
-    if not weights or any(not weight > 0 for weight in weights.values()):
-        problems.append(f"a mixture needs places with weights above 0, got {weights}")
+    weights = dict(place) if isinstance(place, Mapping) else {place: 1.0} if isinstance(place, str | Path) else {}
+    if not weights or not all(isinstance(one, str | Path) for one in weights):
+        problems.append(f"a place is a path or URL, or a mapping of several to their weights, got {place!r}")
+    if any(not isinstance(weight, int | float) or not 0 < weight < inf for weight in weights.values()):
+        problems.append(f"weights must be numbers above 0, got {[*weights.values()]}")
+    if size is not None and not is_size(size):
+        problems.append(f"size is a number of pixels, or (width, height), got {size!r}")
+    if not isinstance(seed, Integral):
+        problems.append(f"seed must be a whole number, got {seed!r}")
+    listed = [*without] if isinstance(without, Iterable) and not isinstance(without, str) else [None]
+    left_out = {one for one in listed if isinstance(one, str)}
+    if len(left_out) < len({*listed}):
+        problems.append(f"without must be ids of rows, got {str(without)[:100]}")
     if isinstance(columns, str) or not columns:
         problems.append(f"columns must be a list of names, got {columns!r}")
     if run < 1 or (ahead is not None and ahead < 1):
@@ -92,14 +104,16 @@ def stream(
         for one in samples:
             if MASK not in one.manifest.extensions:
                 raise ConfigError(f"{one.place} has no masks: leave 'mask' out of the columns")
-    indexed = tuple({name: None for one in samples for name in one.manifest.index})
+    indexed = tuple(set.intersection(*({*one.manifest.index} for one in samples)))  # others are in the JSON
+    strict, made = on_error == "raise", Decode(tuple(columns), indexed, decode, size, transform)
+    kept = Cache(Path(cache), cache_bytes) if cache else None
     return Stream(
-        rows=[Rows(one, split, where, without, withdrawn_at(one)) for one in samples],
-        readers=[Reader(one, Cache(Path(cache), cache_bytes) if cache and not one.local else None) for one in samples],
-        weights=tuple(weights.values()),
-        decode=Decode(tuple(columns), indexed, decode, size, transform),
-        order=(seed, shuffle, until, where, sorted(without), *weights.values()),
-        strict=on_error == "raise",
+        rows=[Rows(one, split, where, left_out, withdrawn_at(one), strict) for one in samples],
+        readers=[Reader(one, None if one.local else kept, alone=not made.whole) for one in samples],
+        weights=tuple(map(float, weights.values())),
+        decode=made,
+        order=(int(seed), shuffle, until, where, sorted(left_out), *map(float, weights.values())),
+        strict=strict,
         run=run,
         ahead=ahead,
     )

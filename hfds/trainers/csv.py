@@ -15,7 +15,7 @@ from pyarrow import csv
 from hfds.place import Place
 from hfds.record import json_values
 from hfds.trainers.folder import Beside, Export
-from hfds.trainers.rows import Batch, textual
+from hfds.trainers.rows import Batch, free, textual
 
 _PLAIN = (
     pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean,
@@ -42,7 +42,10 @@ class Csv:
     def note(self, batch: Batch, beside: Beside, noted: Counter[str]) -> pa.Table:
         """The rows as they will be written."""
         files = pa.array([file and f"{beside.block.split}/{file}" for file in batch.files], pa.string())
-        ours = {_free("file_name", batch.rows): files, _free("caption", batch.rows): _flat(batch.captions)}
+        ours = {
+            free("file_name", batch.rows.column_names): files,
+            free("caption", batch.rows.column_names): _flat(batch.captions),
+        }
         theirs = {name: _flat(batch.rows[name].combine_chunks()) for name in batch.rows.column_names}
         return pa.table({**ours, **theirs})
 
@@ -57,12 +60,6 @@ class Csv:
                     writer.write_table(first)
                     for _, note in notes:
                         writer.write_table(note)
-
-
-def _free(name: str, rows: pa.Table) -> str:
-    while name in rows.column_names:
-        name += "_"
-    return name
 
 
 def _flat(values: pa.Array) -> pa.Array:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from hfds.place import Place
 from hfds.record import json_objects
 from hfds.trainers.folder import Beside, Export
-from hfds.trainers.rows import Batch, textual
+from hfds.trainers.rows import Batch, free, textual
 
 _NO_PICTURE = "no picture"
 _MEASURED = ("width", "height", "original_width", "original_height")
@@ -48,7 +48,8 @@ class Files:
             **dict(zip(_MEASURED, sizes, strict=True)),
         }
         theirs = {name: batch.rows[name].combine_chunks() for name in batch.rows.column_names}
-        table = pa.table({**{name + "_" * (name in ours): values for name, values in theirs.items()}, **ours})
+        names = {name: free(name, (*ours, *theirs)) if name in ours else name for name in theirs}
+        table = pa.table({**{names[name]: values for name, values in theirs.items()}, **ours})
         shown = table.filter(there)
         said = json_objects(dict(zip(shown.column_names, shown.columns, strict=True))).storage if len(shown) else ()
         texts = shown["caption"].to_pylist()

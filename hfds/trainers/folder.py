@@ -140,7 +140,7 @@ def export(
     }  # fmt: skip
     if done := _claim(to, {**identity, "splits": chosen}):
         return done
-    with disk_errors(), alone(to / _UNDER_WAY / "lock", "export", "--to"):
+    with disk_errors("--to"), alone(to / _UNDER_WAY / "lock", "export", "--to"):
         whole = Export(place, to, tuple(chosen), caption)
         counted = _blocks(format_, whole, Wanted(caption, columns, format_.KEEPS, withdrawn), threads)
         format_.finish(whole)
@@ -177,7 +177,7 @@ def _claim(to: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
                 shutil.rmtree(to / _UNDER_WAY, ignore_errors=True)
                 return found
             return None
-    with disk_errors():
+    with disk_errors("--to"):
         if to.exists() and any(path.name != _UNDER_WAY for path in to.iterdir()):
             raise ConfigError(f"{to} is not empty, and what is there was not exported: choose another --to")
         (to / _UNDER_WAY).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Rows: a release in blocks of rows, as the formats of trainers take them: pictures measured, captions picked."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +200,13 @@ def textual(place: Place, *without: str) -> list[str]:
                 f"the column {name!r} of {place.name} holds bytes, which are no text: build a release without it"
             )
     return names
+
+
+def free(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken: this one, or with as many "_" behind it as it needs."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -167,7 +167,7 @@ def export_config(
         }
         for split in splits or place.lock["splits"]
     ]
-    with disk_errors():
+    with disk_errors("--to"):
         to.mkdir(parents=True, exist_ok=True)
         aside = to / f"{CONFIG}.part"
         aside.write_text(_json([*images, _texts(place, Path())]), encoding="utf-8")
@@ -180,7 +180,8 @@ def _rows(place: Place, split: str, caption: str) -> dict[str, Any]:
     files = [place.at(shard["path"]) for shard in place.lock["splits"][split]["shards"]]
     for table in columns.read(files, ["image.path", caption]):
         noted["no_picture"] += pc.struct_field(table["image"], "path").null_count
-        noted["no_caption"] += table[caption].null_count
+        said = pc.utf8_trim_whitespace(pc.fill_null(table[caption], ""))
+        noted["no_caption"] += pc.sum(pc.equal(said, "")).as_py() or 0
     return {"split": split, "rows": place.lock["splits"][split]["rows"], "noted": dict(+noted)}
 
 

@@ -123,7 +123,7 @@ def test_what_cannot_be(toys: Path) -> None:
             opened(toys, **options)
     with pytest.raises(ConfigError, match=r"no split 'val'; it is one of: train"):
         hfds.stream(toys, "val")
-    with pytest.raises(ConfigError, match="weights above 0"):
+    with pytest.raises(ConfigError, match="weights must be numbers above 0"):
         opened({toys: 0})
     with pytest.raises(SourceMissing, match="is not there"):
         opened(toys / "nowhere")

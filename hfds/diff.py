@@ -23,7 +23,13 @@ from hfds.withdrawn import STEP, redacted, without_texts
 
 SAMPLES = 5  # rows that are shown of each kind
 BEFORE = 30  # of them before the first in which it differs
-FATE = ("input", "step", "reason", "decision")  # columns of a ledger that are held; the others only of samples
+FATE = (
+    "input",
+    "step",
+    "reason",
+    "decision",
+    "made_by",
+)  # what is held of a ledger; all else only of samples
 
 
 def diff(old: Place, new: Place) -> Diff:
@@ -112,6 +118,7 @@ def _unkept(here: _Rows, rows: np.ndarray, there: _Rows, unread: tuple[str, str]
         for name in named.dictionary.to_pylist()
     ]
     unseen = pa.array(texts, pa.string()).take(named.indices)
+    unseen = pc.coalesce(pc.binary_join_element_wise("made by", here.fate("made_by", own), " "), unseen)
     reasons = {"step": there.fate("step", at), "reason": pc.coalesce(there.fate("reason", at), unseen)}
     told = ("value", "threshold", "partner", "partner_in")
     groups = _grouped(pa.table(reasons), here.place, rows, there.place, at, told)

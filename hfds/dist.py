@@ -31,7 +31,7 @@ def write_release(
     """Writes shards, ledger, lock and card of a release below `home`, and returns the lock.
 
     Args:
-        rows: all rows of all inputs, with `id`, `split` and `dropped`.
+        rows: all rows of all inputs, and behind them those that steps made, with `id`, `split` and `dropped`.
         features: of the rows that come out.
         counts: rows that each input's builder gave, by label, in order.
         made_of: what the lock says of dataset, release, sources and steps.
@@ -51,7 +51,8 @@ def write_release(
     write_ledger(rows, counts, aside / ledger)
     counted = funnel(aside / ledger)
     splits = {split: _split_entry(split, written) for split in positions}
-    check_conservation(counted, counts, {split: entry["rows"] for split, entry in splits.items()})
+    made = len(rows) - sum(counts.values())
+    check_conservation(counted, counts, {split: entry["rows"] for split, entry in splits.items()}, made)
     if not splits:
         why = (
             "; ".join(f"{row[0]}: {row[1]} rows, dropped {row[2]}" for row in funnel_rows(counted))

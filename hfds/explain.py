@@ -19,7 +19,7 @@ from hfds.refused import AllowLicenses
 
 SAID = ("prompt", "source", "source_revision", "license", "url")  # what a shard is asked of a row
 FATE = [name for name in LEDGER if name != "id"]
-KNOWN = ("id", "input", "split", "step", "reason")  # what is told of a row that was withdrawn
+KNOWN = ("id", "input", "split", "step", "reason", "made_by", "parent")  # what is told of a row that was withdrawn
 
 
 def explain(dataset: str, name: str, id_: str, out: Path) -> dict[str, Any]:

@@ -33,7 +33,12 @@ def gather(builders: Iterable[Builder], run: Run, whole: bool) -> tuple[Dataset,
         parts = [_pieces(builder, run) if whole else _limited(builder) for builder in builders]
     lengths = [sum(len(piece) for piece in part) for part in parts]
     rows = concatenate_datasets([piece for part in parts for piece in part])
-    return (rows if _unique(rows) else UniqueIds()(rows, run)), lengths
+    return unique(rows, run), lengths
+
+
+def unique(rows: Dataset, run: Run) -> Dataset:
+    """`rows`, with other ids for those that have one a second time; see `UniqueIds`."""
+    return rows if bool(_grouped(rows)[1].all()) else UniqueIds()(rows, run)
 
 
 def _pieces(builder: Builder, run: Run) -> list[Dataset]:
@@ -89,10 +94,6 @@ def _prepare(piece: Builder) -> Builder:
 def _limited(builder: Builder) -> list[Dataset]:
     builder.download_and_prepare()
     return [builder.as_dataset(split) for split in builder.pieces()]
-
-
-def _unique(rows: Dataset) -> bool:
-    return bool(_grouped(rows)[1].all())
 
 
 def _grouped(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:

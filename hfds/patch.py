@@ -23,6 +23,8 @@ from hfds.shards import Written, digested, row_digests, writer_options
 from hfds.statistics import measured
 from hfds.withdrawn import STEP
 
+LEFT = ("id", "input", "made_by", "parent")  # what a ledger still says of a row that is gone
+
 
 def patch(home: Path, lock: Mapping[str, Any], name: str, reasons: Mapping[str, str], **more: Any) -> dict[str, Any]:
     """Writes the release `name` into a dataset's folder: that of `lock`, without some rows. Returns its lock.
@@ -144,7 +146,7 @@ def _write_ledger(path: Path, target: Path, reasons: Mapping[str, str]) -> None:
         for table in read([path], [*LEDGER]):
             at = pc.index_in(table["id"], ids)
             gone = pc.and_(at.is_valid(), table["split"].is_valid())
-            columns = {name: pc.if_else(gone, None, table[name]) for name in LEDGER if name not in ("id", "input")}
+            columns = {name: pc.if_else(gone, None, table[name]) for name in LEDGER if name not in LEFT}
             columns["step"] = pc.if_else(gone, STEP, table["step"])
             columns["reason"] = pc.if_else(gone, why.take(at.combine_chunks()), table["reason"])
             # Rows of this release that hung on one that is gone: their partner is in no split any more.

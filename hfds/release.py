@@ -4,6 +4,7 @@
 same inputs, and never half of one.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -20,7 +21,8 @@ from hfds.disk import alone, disk_errors
 from hfds.dist import write_release
 from hfds.earlier import digests, earlier_rows
 from hfds.errors import ConfigError, SourceMissing, nearest
-from hfds.gather import Into, gather
+from hfds.explode import Explode
+from hfds.gather import Into, gather, unique
 from hfds.lock import NAME, file_sums, misnamed
 from hfds.processor import Step, WholeDataset, label
 from hfds.record import FEATURES
@@ -162,7 +164,7 @@ class Release:
         labels = [input_.label for input_ in self.inputs]
         found += [f"input {label} is there twice" for label in sorted(set(labels)) if labels.count(label) > 1]
         found += self._misfits()
-        for name in sorted({"dropped", "split", "decided", "input"} & set(self.columns)):
+        for name in sorted({"dropped", "split", "decided", "input", "made"} & set(self.columns)):
             found.append(f"column {name!r} cannot be in a release: what became of rows is in its ledger")
         if label(self) in [label(release) for release in self.earlier()]:
             found.append("a release cannot be compared with itself: give the ones before it")
@@ -295,13 +297,22 @@ def into(release: Release, counts: Mapping[str, int]) -> Into:
 def refusals(release: Release, out: Path, run: Run) -> tuple[Step, ...]:
     """What drops rows before any step of `release` sees them: those that were withdrawn from its dataset below `out`,
     and those of a licence that it does not allow."""
-    stones = run.agree(lambda: read_withdrawn(out / release.dataset))
-    withdraw = (Withdraw(stones),) if stones else ()
+    withdraw = withdrawals(release, out, run)
     return withdraw if release.allow_licenses is None else (*withdraw, AllowLicenses(release.allow_licenses))
 
 
+def withdrawals(release: Release, out: Path, run: Run) -> tuple[Step, ...]:
+    """What drops the rows that were withdrawn from the dataset of `release` below `out`; nothing where none were."""
+    stones = run.agree(lambda: read_withdrawn(out / release.dataset))
+    return (Withdraw(stones),) if stones else ()
+
+
 def apply(step: Step, rows: Dataset, release: Release, out: Path, run: Run) -> Dataset:
-    """`rows` with the columns of a step of `release`; earlier releases are looked for below `out`."""
+    """`rows` with the columns of a step of `release`, and the rows that it makes; earlier releases are looked for below
+    `out`."""
+    if isinstance(step, Explode):
+        rows = unique(step(rows, run), run)
+        return functools.reduce(lambda made, refuse: refuse(made, run), withdrawals(release, out, run), rows)
     if not isinstance(step, WholeDataset):
         return step(rows, run)
     before = release.steps[: release.steps.index(step)]

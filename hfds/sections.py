@@ -62,6 +62,11 @@ def _funnel(lock: Lock) -> str:
         return [step, reason, *(f"{sign}{number:,}" if number else "" for number in [*numbers, *total])]
 
     rows = [line("read", "", {entry["input"]: entry["rows"] for entry in lock["funnel"]})]
+    made = {entry["input"]: entry.get("made", {}) for entry in lock["funnel"]}
+    for step in sorted(
+        {step for steps in made.values() for step in steps}, key=lambda step: (order.get(step, -1), step)
+    ):
+        rows.append(line(step, "made of others", {name: steps.get(step, 0) for name, steps in made.items()}, "+"))
     for step, reason in sorted(dropped, key=lambda key: (order.get(key[0], -1), -dropped[key].total(), key)):
         rows.append(line(step, reason, dropped[step, reason], "−"))
     for split in lock["splits"]:

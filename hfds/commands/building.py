@@ -185,6 +185,6 @@ def _told(fate: dict[str, Any]) -> str:
     if fate["fate"] == "not read":
         return "not read"
     what = f"kept in {fate['split']}" if fate["split"] else f"dropped by {fate['step']}: {fate['reason']}"
-    for name in ("value", "threshold", "decision", "partner", "partner_in"):
+    for name in ("value", "threshold", "decision", "partner", "partner_in", "made_by", "parent"):
         what += f", {name} {fate[name]}" if fate[name] is not None else ""
     return what

@@ -23,7 +23,7 @@ from hfds.errors import ConservationError, Stopped
 from hfds.run import Run
 from hfds.store import PART
 
-CHUNK = (32, 512)  # rows that a background process prepares at a time: as many as a batch, within these
+CHUNK = 512  # rows that a background process prepares at a time, at most: as many as a batch
 DECODED = 8  # pictures that a background process has decoded at a time
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class _Pass:
             step.fetch()
         needs = dict.fromkeys(name for step in steps for name in step.needs)
         narrow = asking[0].asked.rows.select_columns([*needs]).with_format("arrow")
-        size = int(np.clip([one.size for one in asking], *CHUNK).max())
+        size = min(max(one.size for one in asking), CHUNK)
         chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
         title = " + ".join(step.name for step in steps)
         bar = tqdm(total=len(positions), desc=title, unit=" rows", disable=self.run.local_rank > 0 or None)

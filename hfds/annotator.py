@@ -14,11 +14,11 @@ from datasets import Dataset, Features
 
 from hfds import record
 from hfds.annotate import annotate
-from hfds.asked import Asked
+from hfds.asked import PICTURES, Asked
 from hfds.batch import Batch
 from hfds.errors import HfdsError
 from hfds.model import Model
-from hfds.processor import Annotator, Made, Step, marked, scatter, whole
+from hfds.processor import BATCH, Annotator, Made, Step, marked, scatter, whole
 from hfds.run import Run
 from hfds.store import answers_folder
 
@@ -42,6 +42,11 @@ class ModelAnnotator(Annotator):
     def _models(self) -> dict[str, Model]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Model)}
+
+    @property
+    def fills(self) -> tuple[str, ...]:
+        """Columns that it only gives to rows which have none: a row that has them is not shown to the model."""
+        return ()
 
     @property
     def loads(self) -> bool:
@@ -101,19 +106,22 @@ class ModelAnnotator(Annotator):
             annotate([self], rows, run)
             file = self._file(rows, run, _state(asked, run))
         seen = [name for name in ("dropped", *self.adds, *self.needs) if name in rows.column_names]
-        seen = [name for name in seen if name != "image"] or seen
+        seen = [name for name in seen if name != "image" or name in self.adds] or seen
         features = Features({**self.adds, "dropped": record.FEATURES["dropped"]})
-        return self._map(rows.select_columns([*dict.fromkeys(seen)]), keep, features, _joined(asked), file)
+        narrow, size = rows.select_columns([*dict.fromkeys(seen)]), PICTURES if "image" in self.adds else BATCH
+        return self._map(narrow, keep, features, _joined(asked, embed=keep is None), file, size)
 
 
 def _state(asked: Asked, run: Run) -> str:
     """A text that changes when a step fails on further rows or may try again, and with pictures that have no hash."""
     seen = "" if asked.hashed else xxhash.xxh3_128_hexdigest(asked.keys.tobytes())
+    seen += run.agree(asked.answers.whereabouts) if "image" in asked.step.adds else ""
     return seen + "".join(run.agree(lambda: asked.answers.parts("failed")))
 
 
-def _joined(asked: Asked) -> Made:
-    """What the store says about each row, as the columns of a step and `dropped`."""
+def _joined(asked: Asked, embed: bool) -> Made:
+    """What the store says about each row, as the columns of a step and `dropped`; pictures as paths into the store, or
+    their bytes where the store does not stay."""
     found = functools.cache(asked.found)
     name = asked.step.name
 
@@ -125,7 +133,9 @@ def _joined(asked: Asked) -> Made:
         if (shown & (places < 0) & (bad < 0)).any():
             raise HfdsError(f"answers of {name} are no longer in the store; run again to compute them again")
         answered, broken = pa.array(places >= 0), pa.array(bad >= 0)
-        new, why = known.take(places[places >= 0]), failed.take(bad[bad >= 0])
+        new, why = asked.answers.packs.placed(known.take(places[places >= 0])), failed.take(bad[bad >= 0])
+        if embed and "image" in new.column_names:
+            new = _embedded(new)
         old = {column: table[column] for column in new.column_names if column in table.column_names}
         columns = {column: scatter(answered, new[column], old.get(column)) for column in new.column_names}
         drops = scatter(broken, record.drops(name, len(why), why["reason"], why["value"]), None)
@@ -134,13 +144,22 @@ def _joined(asked: Asked) -> Made:
     return made
 
 
+def _embedded(table: pa.Table) -> pa.Table:
+    """The same with the bytes of its pictures."""
+    with Batch(table) as batch:
+        images = [{"bytes": picture.data, "path": None} for picture in batch.pictures]
+    field = table.schema.field("image")
+    return table.set_column(table.column_names.index("image"), field, pa.array(images, field.type))
+
+
 def passes(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
     """Steps in their order, neighbours with models together where none needs what another of them makes."""
     found: list[tuple[Step, ...]] = []
     for step in steps:
         last = found[-1] if found else ()
-        models = isinstance(step, ModelAnnotator) and all(isinstance(other, ModelAnnotator) for other in last)
-        if last and models and not {*step.needs} & {column for other in last for column in other.adds}:
+        models = last and all(isinstance(other, ModelAnnotator) for other in last)
+        made = {column for other in last for column in other.adds}
+        if models and isinstance(step, ModelAnnotator) and not {*step.needs, *step.fills} & made:
             found[-1] = (*last, step)
         else:
             found.append((step,))

@@ -40,6 +40,10 @@ class Asks(Protocol):
         """Columns."""
 
     @property
+    def fills(self) -> tuple[str, ...]:
+        """Columns that a row must not have."""
+
+    @property
     def loads(self) -> bool:
         """Whether there is a model."""
 
@@ -95,6 +99,8 @@ class Asked:
             seen.append("image_hash")
             read.append("image_hash" if self.hashed else "image")
             shown = _valid(self.rows, "image")
+        for name in self.step.fills:
+            shown &= ~_valid(self.rows, name) if name in self.rows.column_names else True
         narrow = self.rows.select_columns([name for name in dict.fromkeys(read) if name in self.rows.column_names])
         keys = np.zeros((len(self.rows), 2), np.uint64)
         at = 0

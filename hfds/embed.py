@@ -69,6 +69,8 @@ def embedded(
         if xxhash.xxh3_128_hexdigest(view.data) != hashes[row]:
             where = "its source" if data[row].is_valid else path[row].as_py()
             advice = "fetch the file again or, if it is as it should be, touch it, and build again"
+            if where.endswith(".pack"):
+                advice = "look at the store with hfds store verify, and build again"
             raise SourceChanged(f"the picture of {ids[row]} in {where} is not what was indexed: {advice}")
         names[row] = _name(ids[row], bytes(view[:2]))
     bits = pa.py_buffer(np.packbits(valid, bitorder="little"))

@@ -119,7 +119,7 @@ class Step:
         seen = f"{self.key()}\0{rows._fingerprint}{more}"
         return f"{self.name}-{xxhash.xxh3_64_hexdigest(seen.encode())}"
 
-    def _map(self, rows: Dataset, run: Run | None, adds: Features, made: Made, file: str) -> Dataset:
+    def _map(self, rows: Dataset, run: Run | None, adds: Features, made: Made, file: str, size: int = BATCH) -> Dataset:
         """`Dataset.map` into a file of its own, once on every machine; in memory when there is no run."""
         if len(rows) == 0:
             return Dataset(adds.arrow_schema.empty_table())  # where `map` adds no column
@@ -134,7 +134,7 @@ class Step:
                     lambda table, positions: made(table, np.asarray(positions)),
                     with_indices=True,
                     batched=True,
-                    batch_size=BATCH,
+                    batch_size=size,
                     features=adds,
                     remove_columns=rows.column_names,
                     cache_file_name=str(run.steps / f"{file}.arrow") if run else None,

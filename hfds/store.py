@@ -5,6 +5,7 @@ A folder, local or at any fsspec URL, with one folder per step; "step" is its na
     <name>-<hash of the step's key>/step.json                     the key
                                    /answers/<time>-<hash>.arrow   key, and the columns that the step adds
                                    /failed/<time>-<hash>.arrow    key, reason, value: rows that made the model fail
+                                   /pictures/<hash>.pack          pictures that the step made; see `hfds.packs`
 
 Parts are written aside and renamed, and never changed. Their names carry the xxh3-128 of their bytes, so a part that
 was cut or altered is set aside by whoever reads it. Of two answers to one key the first that was written holds.
@@ -32,6 +33,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from hfds.errors import ConfigError
+from hfds.packs import KIND, Packs
 
 PART = 32 << 20  # bytes of a part, about; what a kill can cost on top of the seconds between two commits
 SMALL = 1 << 20  # bytes of a part that is read instead of mapped
@@ -83,6 +85,7 @@ class Answers:
         self._local = isinstance(store.fs, LocalFileSystem)
         self._root = f"{store.root}/{folder}"
         self._mirror = store.mirror / folder
+        self.packs = Packs(store.fs, self._root, self._put, lambda name: self._here(KIND, name))
 
     def parts(self, kind: str = "answers") -> list[str]:
         """The names of its whole parts, the oldest first; "failed" for those of rows that made the model fail.
@@ -92,8 +95,9 @@ class Answers:
         return [name for name in self._names(kind) if self._whole(kind, name)]
 
     def known(self, parts: Sequence[str], schema: pa.Schema) -> "Known":
-        """What these parts say of the columns in `schema`."""
-        return Known([self._read("answers", name).select(["key", *schema.names]) for name in parts], schema)
+        """What these parts say of the columns in `schema`; nothing of rows whose pictures are gone."""
+        tables = (self._read("answers", name).select(["key", *schema.names]) for name in parts)
+        return Known([self.packs.whole(table) for table in tables], schema)
 
     def failed(self, parts: Sequence[str]) -> "Known":
         """The reasons and values of rows that made the model fail."""
@@ -101,13 +105,18 @@ class Answers:
 
     def write(self, keys: np.ndarray, columns: pa.Table) -> None:
         """Adds answers: `keys` of shape (rows, 2) and dtype uint64, and their columns."""
-        table = columns.add_column(0, pa.field("key", KEY), key_column(keys))
-        self._write_all(table)
+        columns = self.packs.stored(columns)
+        self._write_all(columns.add_column(0, pa.field("key", KEY), key_column(keys)))
 
     def write_failed(self, keys: np.ndarray, reasons: list[str], values: list[str | None]) -> None:
         """Adds rows that made the model fail."""
         table = pa.table([key_column(keys), pa.array(reasons, pa.string()), pa.array(values, pa.string())], FAILED)
         self._write("failed", table)
+
+    def whereabouts(self) -> str:
+        """Where its pictures are, and which of them are gone: a text that changes when paths to them do."""
+        lost = self.packs.lost(self._read("answers", name) for name in self._names("answers"))
+        return f"{self._root if self._local else self._mirror}\0{lost}"
 
     def forget_failed(self, reason: str | None = None) -> int:
         """Forgets the failures with this reason, or all, so that they are tried again; returns how many."""
@@ -130,8 +139,8 @@ class Answers:
             len(Known([self._read(kind, name) for name in self.parts(kind)], nothing)) for kind in ("answers", "failed")
         )
         return {
-            "step": self.folder, "rows": rows, "failed": failed, "parts": len(sizes), "bytes": sum(sizes),
-            "key": self.key,
+            "step": self.folder, "rows": rows, "failed": failed, "parts": len(sizes),
+            "bytes": sum(sizes) + self.packs.bytes(), "key": self.key,
         }  # fmt: skip
 
     def bytes_per_row(self) -> float:
@@ -143,6 +152,7 @@ class Answers:
         """The parts that are not what they were when they were written, those set aside before too."""
         for kind in ("answers", "failed"):
             self.parts(kind)
+        self.packs.set_damaged_aside()
         return [path for path in self._listed() if path.endswith(".damaged")]
 
     def tidy(self) -> int:
@@ -162,6 +172,7 @@ class Answers:
             merged = self._write_all(known.table(), small[0][:20])
             for name in set(small) - merged:  # one that says all that the others say is what it was merged into
                 self._fs.rm_file(f"{self._root}/answers/{name}")
+        self.packs.tidy((self._read("answers", name) for name in self._names("answers")), STALE)
         return int(before - sum(self._fs.size(path) for path in self._listed()))
 
     def remove(self) -> int:
@@ -171,7 +182,7 @@ class Answers:
         return int(freed)
 
     def _listed(self) -> list[str]:
-        kinds = [f"{self._root}/{kind}" for kind in ("answers", "failed")]
+        kinds = [f"{self._root}/{kind}" for kind in ("answers", "failed", KIND)]
         return [path for kind in kinds if self._fs.exists(kind) for path in sorted(self._fs.find(kind))]
 
     def _names(self, kind: str) -> list[str]:

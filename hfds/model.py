@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import xxhash
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
 
 from hfds.errors import ConfigError, SourceMissing, causes
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bin"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -30,10 +30,18 @@ class Model:
             from the Hub; what the model is called stays the same.
     """
 
+    files: ClassVar[tuple[str, ...]] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bin")
+    ignored: ClassVar[tuple[str, ...]] = ("open_clip_*",)  # the same weights once more, for another library
+
     repo: str
     revision: str | None = None
     dtype: str = "float32"
     package: str | None = None
+
+    @property
+    def mark(self) -> str:
+        """The file without which a folder holds no such checkpoint."""
+        return "config.json"
 
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""
@@ -63,11 +71,15 @@ class Model:
 
     def _hash(self) -> str:
         """Of the files as they are now, read again only when one of them was changed."""
-        files = _files(Path(self.repo))
-        stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+        files = self._here()
+        stamp = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
         if stamp not in self._hashes:
-            self._hashes[stamp] = hash_of(files)
+            self._hashes[stamp] = hash_of(files, Path(self.repo))
         return self._hashes[stamp]
+
+    def _here(self) -> list[Path]:
+        found = {path for pattern in self.files for path in Path(self.repo).glob(pattern)}
+        return sorted(path for path in found if not any(path.match(pattern) for pattern in self.ignored))
 
     @cached_property
     def _hashes(self) -> dict[tuple[tuple[str, int, int], ...], str]:
@@ -95,9 +107,9 @@ class Model:
             ConfigError: the folder holds no model.
         """
         folder = self._place
-        if not (folder / "config.json").is_file():
+        if not (folder / self.mark).is_file():
             there = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-            raise ConfigError(f"{self.repo} holds no model: there is no config.json in it, but {there}")
+            raise ConfigError(f"{self.repo} holds no model: there is no {self.mark} in it, but {there}")
         return folder
 
     @cached_property
@@ -112,7 +124,14 @@ class Model:
 
         revision = self.revision if offline else self._commit
         try:
-            return Path(snapshot_download(self.repo, revision=revision, allow_patterns=FILES, local_files_only=offline))
+            found = snapshot_download(
+                self.repo,
+                revision=revision,
+                allow_patterns=[*self.files],
+                ignore_patterns=[*self.ignored] or None,
+                local_files_only=offline,
+            )
+            return Path(found)
         except (HTTPError, OSError, ValueError) as error:
             raise self._missing(error) from None
 
@@ -134,17 +153,50 @@ def packaged(name: str) -> Path | None:
         return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted({path for pattern in FILES for path in folder.glob(pattern)})
+@dataclass(frozen=True)
+class Pipeline(Model):
+    """A checkpoint of several parts, each in a folder of its own, as diffusers writes it.
+
+    Of its weights those in safetensors are read, without the variants that lie beside them (fp16, ema), which `dtype`
+    makes needless.
+    """
+
+    files = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors")
+    ignored = ("*/*.*.safetensors",)
+
+    @property
+    def mark(self) -> str:
+        """What says which parts there are."""
+        return "model_index.json"
 
 
-def hash_of(files: Iterable[Path]) -> str:
-    """xxh3-128 over the names and bytes of files, in their order."""
+@dataclass(frozen=True)
+class Lora(Model):
+    """A low-rank adapter of another checkpoint: `weights` is the name of its file, as `save_lora_weights` calls it."""
+
+    files = ("*.safetensors",)
+
+    weights: str = "pytorch_lora_weights.safetensors"
+
+    @property
+    def mark(self) -> str:
+        """Its weights, of which there may be several in a folder."""
+        return self.weights
+
+    @property
+    def identity(self) -> str:
+        """As of every checkpoint, and which weights."""
+        return f"{super().identity} {self.weights}"
+
+
+def hash_of(files: Iterable[Path], folder: Path | None = None) -> str:
+    """xxh3-128 over the names and bytes of files, in their order; in a `folder` their paths are their names."""
     whole = xxhash.xxh3_128()
     for path in files:
         one = xxhash.xxh3_128()
         with path.open("rb") as file:
             while data := file.read(1 << 24):
                 one.update(data)
-        whole.update(f"{path.name}\0{one.hexdigest()}\0".encode())
+        name = path.relative_to(folder).as_posix() if folder else path.name
+        whole.update(f"{name}\0{one.hexdigest()}\0".encode())
     return whole.hexdigest()

@@ -36,6 +36,7 @@ AESTHETIC = Model(
     "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE", "794ae5317a94087cc8e1fc7f8e3a718da12a35d3"
 )
 CLIP = Model("openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41")
+CLIP_H = Model("laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
 DECODE = ("fast", "exact")
 T = TypeVar("T")
 
@@ -220,7 +221,8 @@ class ScoreSimilarity(_Score):
     """`similarity`: how well the prompt says what the picture shows, by CLIP: a cosine, float32, -1 to 1.
 
     Prompts are read up to the 75 tokens that CLIP has room for. LAION's own similarity is that of another CLIP,
-    ViT-B/32: the two are not on one scale.
+    ViT-B/32, and the image-to-prompt sets were filtered by a third, `CLIP_H` (above 0.3): no two are on one scale. Of
+    `CLIP_H` the commit on the Hub's main branch is looked up when the step runs, and recorded.
     """
 
     column: ClassVar[str] = "similarity"

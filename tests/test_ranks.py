@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from fixtures import ranked, toy
+from fixtures import launched, ranked, toy
+from fixtures.launched import ended
 from fixtures.voices import shown
 
 from hfds.errors import ConfigError
@@ -29,26 +29,8 @@ def sources(tmp_path: Path) -> Path:
 
 
 def launch(ranks: int, sources: Path, work: Path, out: Path, seconds: float) -> list[subprocess.Popen[str]]:
-    """The ranks of one run, as a launcher starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, str(SCRIPT), str(sources), str(work), str(out), str(seconds)]
-    return [
-        subprocess.Popen(
-            arguments,
-            env={**common, "RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": str(ranks)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for n in range(ranks)
-    ]  # fmt: skip
-
-
-def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of each."""
-    outputs = [process.communicate(timeout=200) for process in processes]
-    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    """The ranks of a build of toy prompts."""
+    return launched.launch(ranks, SCRIPT, sources, work, out, seconds)
 
 
 def stored(work: Path) -> dict[str, int]:

@@ -1,6 +1,7 @@
-"""Checkpoints that score pictures, one file per family: each has a function that loads one and gives a Scorer."""
+"""Checkpoints, one file per family: each has a function that loads one and gives a Scorer, or a Painter."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,4 +11,23 @@ class Scorer(Protocol):
 
     def scores(self, shown: list[Any]) -> np.ndarray:
         """One number for each of `shown`: shape (len(shown),), float32."""
+        ...
+
+
+class Painted(NamedTuple):
+    """A picture: its `pixels`, shape (height, width, 3), uint8; whether it is `unsafe`, None where nothing looked; and
+    how many tokens of the prompt were not read."""
+
+    pixels: np.ndarray
+    unsafe: bool | None
+    tokens_cut: int
+
+
+class Painter(Protocol):
+    """A checkpoint on a device, with the name of its `sampler`."""
+
+    sampler: str
+
+    def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
+        """A picture for each prompt, from the noise of its own seed."""
         ...

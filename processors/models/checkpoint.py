@@ -15,13 +15,13 @@ from hfds.errors import ConfigError, MissingExtra
 from hfds.model import Model
 
 
-def need(who: str, *packages: str) -> None:
-    """Raises MissingExtra for the first of `packages` that is not installed."""
+def need(who: str, *packages: str, extra: str = "models") -> None:
+    """Raises MissingExtra for the first of `packages`, of an `extra`, that is not installed."""
     for package in packages:
         try:
             import_module(package)
         except ImportError:
-            raise MissingExtra(who, package, "models") from None
+            raise MissingExtra(who, package, extra) from None
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -56,10 +56,15 @@ def load(source: Any, model: Model, device: str, **given: Any) -> Any:
     Raises:
         ConfigError: weights are missing, broken or of another shape; transformers would make random ones up.
     """
+    return load_from(source, model.folder(), model, device, **given)
+
+
+def load_from(source: Any, folder: Path, model: Model, device: str, **given: Any) -> Any:
+    """What `load` gives, of a part of a checkpoint that has a folder of its own."""
     import torch
     from safetensors import SafetensorError
 
-    folder = model.folder()
+    part = f" ({folder.name})" if folder != model.folder() else ""
     try:
         with quiet():
             loaded, report = source.from_pretrained(
@@ -72,11 +77,11 @@ def load(source: Any, model: Model, device: str, **given: Any) -> Any:
                 **given,
             )
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ConfigError(f"the model {model.repo} cannot be loaded: {_first_line(error)}") from None
+        raise ConfigError(f"the model {model.repo}{part} cannot be loaded: {_first_line(error)}") from None
     if wrong := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
         raise ConfigError(
-            f"the model {model.repo} cannot be used: {len(wrong)} of its weights are missing or of another shape than "
-            f"its config.json says, such as {wrong[0]!r}"
+            f"the model {model.repo}{part} cannot be used: {len(wrong)} of its weights are missing or of another shape "
+            f"than its config.json says, such as {wrong[0]!r}"
         )
     return loaded.to(device)
 

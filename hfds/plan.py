@@ -21,7 +21,7 @@ from hfds.processor import BATCH, Step, beside, kept, marked
 from hfds.release import Release, apply, into, open_inputs, refusals
 from hfds.run import Run
 
-PROBE = 64  # rows that a model is shown to measure its rate
+PROBE = 64  # rows that a model is shown to measure its rate, and no more than two batches of a slow one
 _WARM = 8  # rows before those, while whatever is loaded or compiled at first use still is
 
 
@@ -37,8 +37,8 @@ def plan(
     """What a build of `release` would read, and what its models would have to compute.
 
     Per input: files, bytes, pieces, and how many of those are prepared. Per step what it needs and adds; of a step with
-    a model also `known` and `missing` rows, and from a probe of `PROBE` rows `rate` (rows a second), `hours` of this
-    device, and `store_bytes`. For that the sources are read and the probe's answers kept, which the build finds again.
+    a model also `known` and `missing` rows, and from a probe of at most `PROBE` rows `rate` (rows a second), `hours` of
+    this device, and `store_bytes`. For that the sources are read and the probe's answers kept, which the build finds.
     Behind a model whose answers are not all known, numbers are estimates from the rows that are known: `estimated`.
 
     Args:
@@ -114,7 +114,8 @@ class _Costs:
     def _probed(self, models: list[ModelAnnotator]) -> list[dict[str, Any]]:
         estimated = self.scale > 1
         before = annotate(models, self.table, self.run, limit=_WARM)
-        timed = annotate(models, self.table, self.run, limit=PROBE)
+        limit = min(PROBE, 2 * max(step.batch_size for step in models))
+        timed = annotate(models, self.table, self.run, limit=limit)
         costs = []
         for step, first, then in zip(models, before, timed, strict=True):
             asked = Asked(step, self.table, self.run)

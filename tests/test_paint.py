@@ -3,6 +3,8 @@
 import io
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -437,3 +439,15 @@ def test_the_check_of_picture_and_prompt_comes_behind(model: Path, tmp_path: Pat
         None if score > 0 else "unlike_prompt" for score in scores
     ]
     assert ScoreSimilarity(CLIP_H).problems() == []
+
+
+@pytest.mark.slow
+def test_the_example(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "examples/generate.py"
+    command = [sys.executable, str(script), "--out", str(tmp_path / "dist"), "--workdir", str(tmp_path / "work")]
+    first = subprocess.run([*command, "--prompts", "8"], capture_output=True, text=True, check=True).stdout
+    packs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("work/store/Paint-*/pictures/*.pack")}
+    again = subprocess.run([*command, "--prompts", "8"], capture_output=True, text=True, check=True).stdout
+    assert packs == {path: path.stat().st_mtime_ns for path in tmp_path.glob("work/store/Paint-*/pictures/*.pack")}
+    assert first == again
+    assert "+ Repeat" in first

@@ -2,7 +2,8 @@
 
 v2 to v5 are the sets of songjein/image-to-prompts-28th-solution, made again from the renders that were published
 before they were cleaned, freed of duplicates and split. docs/image-to-prompt.md says what they were, what is different
-here, and which of the published figures add up.
+here, and which of the published figures add up. v2-painted to v5-painted are the same from prompts, for which pictures
+are painted here.
 """
 
 from dataclasses import replace
@@ -10,16 +11,21 @@ from dataclasses import replace
 from builders.diffusiondb import DiffusionDB
 from builders.gustavosta import Gustavosta
 from builders.laion import Laion
+from builders.openprompts import OpenPrompts
 from builders.prompt_lists import PromptLists
 from builders.sd2_renders import SD2Renders
+from hfds.model import Pipeline
 from hfds.processor import Step
-from hfds.release import Input, Release
+from hfds.release import COLUMNS, Input, Release
 from processors.clean_prompt import V5_CLEAN, CleanPrompt
 from processors.dedup import MarkDuplicates
 from processors.duplicates.alike import Alike
 from processors.embed import EmbedPrompt
+from processors.keep import Keep
 from processors.keep_prompt import V4_KEEP, V5_KEEP, KeepPrompt
 from processors.language import CountPersons, DetectLanguage
+from processors.paint import SD2, Paint
+from processors.quality import CLIP_H, ScoreSimilarity
 from processors.split import Split
 
 DEMO = Release(
@@ -150,4 +156,57 @@ V5 = V4B.but(
         Input(SD2Renders, "sd2hardcode", into="train", folder="sd2hardcode"),
     ),
     steps=(*V5_RULES, *DUPLICATES, *_split(V2, V3, V4, V4A, V4B)),
+)
+
+# As the original painted: in half precision, 50 steps, guidance 9, scaled to 512x512 and saved as JPEG; and kept what
+# CLIP ViT-H/14 finds to be alike. What is painted is the cleaned prompt, which is the one that a trainer reads.
+PAINTED: tuple[Step, ...] = (
+    Paint(Pipeline(SD2.repo, dtype="float16"), steps=50, guidance=9.0, scaled_to=(512, 512), format="jpeg"),
+    ScoreSimilarity(CLIP_H),
+    Keep("similarity > 0.3", reason="unlike_prompt"),
+)
+
+
+def _painted(name: str, told: str, inputs: tuple[Input, ...], rules: tuple[Step, ...], *earlier: Release) -> Release:
+    """A release whose pictures are painted here: prompts, cleaned, without duplicates, split, and only then painted."""
+    return Release(
+        dataset="image-to-prompt",
+        name=name,
+        description=f"{told} Painted here with Stable Diffusion 2.",
+        inputs=inputs,
+        steps=(*rules, *DUPLICATES, *_split(*earlier), *PAINTED),
+        columns=(*COLUMNS, "tokens_cut", "similarity"),
+    )
+
+
+PROMPTS = (Input(DiffusionDB, "2m_text"),)
+V2_PAINTED = _painted("v2-painted", "DiffusionDB's prompts.", PROMPTS, V4_RULES)
+V3_PAINTED = _painted(
+    "v3-painted",
+    "v2-painted with Gustavosta's prompts in the splits that they were published in.",
+    (
+        *PROMPTS,
+        Input(Gustavosta, "text", splits=("train",), into="train"),
+        Input(Gustavosta, "text", splits=("eval",), into="validation"),
+    ),
+    V4_RULES,
+    V2_PAINTED,
+)
+V4_INPUTS = (*PROMPTS, Input(Gustavosta, "text", into="validation"), Input(OpenPrompts, into="train"))
+V4_PAINTED = _painted(
+    "v4-painted",
+    "v2-painted with OpenPrompts' prompts to train on, and with all of Gustavosta's in validation.",
+    V4_INPUTS,
+    V4_RULES,
+    V2_PAINTED,
+    V3_PAINTED,
+)
+V5_PAINTED = _painted(
+    "v5-painted",
+    "v4-painted by the rules of v5.",
+    V4_INPUTS,
+    V5_RULES,
+    V2_PAINTED,
+    V3_PAINTED,
+    V4_PAINTED,
 )

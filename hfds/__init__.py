@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from hfds.builder import Builder, Piece, SourceConfig
     from hfds.catalogue import load
     from hfds.errors import HfdsError
-    from hfds.model import Model
+    from hfds.explode import Explode
+    from hfds.model import Lora, Model, Pipeline
     from hfds.processor import Annotator, Filter, Step, WholeDataset
     from hfds.reading import load_release
     from hfds.record import FEATURES
@@ -33,7 +34,10 @@ _HOMES = {
     "Step": "processor",
     "Annotator": "processor",
     "ModelAnnotator": "annotator",
+    "Explode": "explode",
     "Model": "model",
+    "Pipeline": "model",
+    "Lora": "model",
     "Filter": "processor",
     "WholeDataset": "processor",
     "FEATURES": "record",
@@ -43,8 +47,8 @@ _HOMES = {
 
 __all__ = [
     "load", "load_release", "build", "Release", "Input", "Built", "Run",
-    "Builder", "SourceConfig", "Piece", "Step", "Annotator", "ModelAnnotator", "Filter", "WholeDataset", "Model",
-    "FEATURES", "stream", "HfdsError",
+    "Builder", "SourceConfig", "Piece", "Step", "Annotator", "ModelAnnotator", "Filter", "WholeDataset", "Explode",
+    "Model", "Pipeline", "Lora", "FEATURES", "stream", "HfdsError",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from hfds.embed import sizes
 from hfds.slices import parse_slices
@@ -95,15 +96,25 @@ class Packs:
     def set_damaged_aside(self) -> None:
         """Reads every pack, and renames those that are not what was written; their answers count no more."""
         for name in self._there():
-            path = self._here(name)
-            with path.open("rb") as file:
-                digest = xxhash.xxh3_128()
-                while data := file.read(1 << 24):
-                    digest.update(data)
-            if digest.hexdigest() != name.partition(".")[0]:
+            if not self._sound(name):
                 _log.warning("%s/%s is damaged: it is set aside, and its pictures are made again", self._folder, name)
                 with suppress(OSError):  # a store that may only be read
                     self._fs.mv(f"{self._folder}/{name}", f"{self._folder}/{name}.damaged")
+
+    def _sound(self, name: str) -> bool:
+        """Whether a pack is what was written; a bad copy is copied again before the pack is blamed."""
+        local = isinstance(self._fs, LocalFileSystem)
+        for _ in range(1 if local else 2):
+            path = self._here(name)
+            digest = xxhash.xxh3_128()
+            with path.open("rb") as file:
+                while data := file.read(1 << 24):
+                    digest.update(data)
+            if digest.hexdigest() == name.partition(".")[0]:
+                return True
+            if not local:
+                path.unlink()
+        return False
 
     def tidy(self, tables: Iterable[pa.Table], stale: float) -> None:
         """Removes packs of which no answer speaks, `stale` seconds after they were written."""

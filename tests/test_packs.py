@@ -92,8 +92,10 @@ def test_a_damaged_pack_is_found_by_verify(answers: Answers, caplog: pytest.LogC
     assert answers.damaged() == []
     (name,) = [name for name, size in packs(answers).items() if size == 3]
     answers._fs.pipe_file(f"{answers._root}/pictures/{name}", b"One")
-    if not answers._local:  # its copy is as it was
-        (answers._mirror / "pictures" / name).unlink()
+    if not answers._local:  # its copy is as it was; one that is bad is copied again
+        answers._here("pictures", name).unlink()
+        other = next(one for one in packs(answers) if one != name)
+        answers._here("pictures", other).write_bytes(b"bad")
     assert [path.rpartition("/")[2] for path in answers.damaged()] == [f"{name}.damaged"]
     assert "is damaged: it is set aside, and its pictures are made again" in caplog.text
     assert read(answers, 2) == [b"two!"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from hfds.run import Run
 from hfds.store import Store
 from processors.keep import Keep
 from processors.models import Painted
-from processors.paint import Paint, seed_of
+from processors.paint import Paint, Wish, seed_of
 from processors.quality import CLIP_H, ScoreNsfw, ScoreSimilarity
 
 torch.set_num_threads(1)
@@ -118,6 +119,16 @@ def test_a_picture_does_not_hang_on_its_neighbours(model: Path, tmp_path: Path, 
     assert alone["image_hash"][:] == [whole["image_hash"][6], whole["image_hash"][2]], "bit by bit at one batch size"
     other = step(model)(rows, Run.here(tmp_path / "other", batch_size=batch_size))
     assert apart(whole, other) <= GREYS
+
+
+def test_batches_that_are_painted_at_once_do_not_mix(model: Path) -> None:
+    painter = step(model, scheduler="PNDMScheduler", steps=4)  # which remembers what it did the step before
+    studio = painter.load("cpu")
+    batches = [[Wish(f"Prompt {n}", n), Wish(f"Prompt {n + 1}", n + 1)] for n in range(0, 8, 2)]
+    alone = [painter.annotate(studio, batch)["image_hash"].to_pylist() for batch in batches]
+    with ThreadPoolExecutor(2) as threads:  # as on a GPU, where one batch is encoded while the next is painted
+        together = threads.map(lambda batch: painter.annotate(studio, batch)["image_hash"].to_pylist(), batches)
+        assert [*together] == alone
 
 
 def test_prompts_longer_than_the_encoder_are_painted_and_told(model: Path, caplog: pytest.LogCaptureFixture) -> None:

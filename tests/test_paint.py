@@ -72,7 +72,7 @@ def apart(one: Dataset, other: Dataset) -> int:
 
 def test_everything_is_said_of_a_picture(model: Path) -> None:
     made = step(model, guidance=3.5, negative_prompt="blurry", seed=7)(prompts(3))
-    assert [picture.size for picture in made["image"][:]] == [(64, 64)] * 3
+    assert [picture.size for picture in made["image"][:]] == [(32, 32)] * 3
     row = made[1]
     assert row["generation"] == {
         "model": Pipeline(str(model)).identity.split()[0],
@@ -82,7 +82,7 @@ def test_everything_is_said_of_a_picture(model: Path) -> None:
         "sampler": "DDIMScheduler",
         "negative_prompt": "blurry",
     }
-    assert (row["width"], row["height"], row["tokens_cut"]) == (64, 64, 0)
+    assert (row["width"], row["height"], row["tokens_cut"]) == (32, 32, 0)
     assert apart(made.select([0]), made.select([1])) > 50, "another prompt, another seed"
     assert len(set(made["image_hash"][:])) == 3
 
@@ -183,7 +183,7 @@ def test_rows_that_are_not_painted(model: Path, tmp_path: Path) -> None:
     assert painted.painted(log) == [seed_of(0, "a/0")]
     assert [row and bool(row["path"] or row["bytes"]) for row in made["image"].to_pylist()] == [True, None, True, None]
     assert made["image"][2].as_py()["bytes"] == data
-    assert made["width"].to_pylist() == [64, None, 9, None]
+    assert made["width"].to_pylist() == [32, None, 9, None]
 
 
 def painted_bytes(side: int) -> bytes:
@@ -211,7 +211,7 @@ def test_a_release_from_prompts_to_pictures(model: Path, sources: Path, tmp_path
     (entry,) = built.funnel
     assert (entry["rows"], entry["made"], sum(entry["kept"].values())) == (30, {"Repeat": 10}, 20)
     rows = [row for part in load_dataset(str(built.folder), "v1").values() for row in part]
-    assert {row["image"].size for row in rows} == {(64, 64)}
+    assert {row["image"].size for row in rows} == {(32, 32)}
     assert len({row["image_hash"] for row in rows}) == 20
     assert {row["generation"]["seed"] for row in rows} == {*painted.painted(tmp_path / "log")}
 

@@ -21,6 +21,7 @@ from datasets import Dataset, load_dataset
 from fixtures import checkpoints, painted, painters, toy
 from fixtures.launched import ended, launch
 from fixtures.painted import Logged
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from hfds.annotator import passes
@@ -341,6 +342,28 @@ def test_short_memory_and_a_row_that_fails(model: Path, tmp_path: Path) -> None:
     assert [row and row["reason"] for row in made["dropped"][:]] == [None] * 3 + ["FloatingPointError"] + [None] * 2
     assert made["width"][:] == [8, 8, 8, None, 8, 8]
     assert '": 2' in (tmp_path / "batches.json").read_text()
+
+
+def test_what_is_fetched_of_a_repository() -> None:
+    """Of the layout of Stable Diffusion 2's repository, as the Hub's own client chooses."""
+    wanted = {
+        "model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
+        "text_encoder/config.json", "text_encoder/model.safetensors", "unet/config.json",
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+    }  # fmt: skip
+    others = {
+        "README.md", "768-v-ema.ckpt", "768-v-ema.safetensors", "text_encoder/pytorch_model.bin",
+        "text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+    }  # fmt: skip
+    chosen = filter_repo_objects(
+        sorted(wanted | others), allow_patterns=[*Pipeline.files], ignore_patterns=[*Pipeline.ignored]
+    )
+    assert {*chosen} == wanted
+    clip = ["config.json", "model.safetensors", "open_clip_pytorch_model.bin", "vocab.json"]
+    left = filter_repo_objects(clip, allow_patterns=[*Model.files], ignore_patterns=[*Model.ignored])
+    assert {*clip} - {*left} == {"open_clip_pytorch_model.bin"}
 
 
 # --- what cannot be

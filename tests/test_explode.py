@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value, load_dataset
 from fixtures import toy
@@ -17,7 +18,7 @@ from hfds.diff import diff
 from hfds.errors import ConfigError, ConservationError, HfdsError
 from hfds.explain import explain
 from hfds.explode import Explode
-from hfds.ledger import check_conservation
+from hfds.ledger import check_conservation, funnel
 from hfds.place import place_of
 from hfds.plan import plan
 from hfds.wanted import Wanted
@@ -157,6 +158,16 @@ def test_the_plan_counts_what_will_be_made(tmp_path: Path, sources: Path) -> Non
     assert [(one["step"], one["rows"]) for one in steps] == [
         ("MarkDuplicates", 32), ("Split", 11), ("Repeat", 11), ("Loud", 33)
     ]  # fmt: skip
+
+
+def test_ledgers_of_before_are_read(tmp_path: Path, sources: Path) -> None:
+    out = tmp_path / "dist"
+    built = build(V1, Run.here(tmp_path / "work"), sources=sources, out=out)
+    path = built.folder / "ledger/v1.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["made_by", "parent"]), path)
+    assert funnel(path) == built.funnel
+    fate = explain("toys", "v1", "toy/b", out)["releases"][0]
+    assert (fate["fate"], fate["made_by"], fate["parent"]) == ("kept", None, None)
 
 
 def test_a_count_that_differs_is_an_error() -> None:

@@ -430,6 +430,10 @@ def cut(folder: Path) -> None:
             lambda f: checkpoints.config_of(f, "model_index.json", vae=["os", "system"]),
             "cannot be loaded: its model_index.json wants vae to be os.system, and only parts of diffusers and",
         ),
+        (
+            lambda f: checkpoints.config_of(f, "model_index.json", **{"../vae": ["diffusers", "AutoencoderKL"]}),
+            "cannot be loaded: its model_index.json names a part '../vae'",
+        ),
         (lambda f: checkpoints.config_of(f, "model_index.json", _class_name="Nothing"), "cannot be loaded: "),
     ],
 )

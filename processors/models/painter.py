@@ -17,9 +17,7 @@ from hfds.errors import ConfigError, nearest
 from hfds.model import Lora, Model, Pipeline
 from processors.models import Painted
 from processors.models.checkpoint import load_from, quiet, read_json
-
-LIBRARIES = ("diffusers", "transformers", None)  # whose classes a checkpoint may name; nothing else of it is run
-CHECKER = "safety_checker"
+from processors.models.parts import CHECKER, Parts, networks, parts_of
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,8 @@ def load_painter(model: Pipeline, device: str, settings: Settings) -> _Painter:
         from diffusers import AutoPipelineForText2Image
 
     folder = model.folder()
-    parts = _parts(model)
-    known = _loaded(model, parts, device)
+    parts = parts_of(model)
+    known = networks(model, parts, device)
     if CHECKER in parts:
         known[CHECKER] = None
     if "requires_safety_checker" in read_json(folder / model.mark):
@@ -141,56 +139,7 @@ def load_painter(model: Pipeline, device: str, settings: Settings) -> _Painter:
     return _Painter(pipeline, _checker(model, parts, device), settings, model)
 
 
-def _parts(model: Model) -> dict[str, tuple[str | None, str | None]]:
-    """Library and class of every part that the checkpoint names."""
-    said = read_json(model.folder() / model.mark)
-    parts = {name: (value[0], value[1]) for name, value in said.items() if isinstance(value, list) and len(value) == 2}
-    own = {CHECKER: "stable_diffusion"}  # diffusers' old name of the module that has it
-    for name, (library, kind) in parts.items():
-        if library not in (*LIBRARIES, own.get(name)):
-            raise ConfigError(
-                f"the model {model.repo} cannot be loaded: its {model.mark} wants {name} to be {library}.{kind}, and "
-                "only parts of diffusers and transformers are loaded"
-            )
-        if library is None:
-            continue
-        if not (model.folder() / name).is_dir():
-            raise ConfigError(
-                f"the model {model.repo} is not whole: its {model.mark} names the part {name}, and there is no such "
-                "folder: fetch the checkpoint again"
-            )
-        marks = _marks(str(kind))
-        if not any((model.folder() / name / mark).is_file() for mark in marks):
-            raise ConfigError(
-                f"the model {model.repo} is not whole: its part {name} has no {' or '.join(marks)}: fetch the "
-                "checkpoint again"
-            )
-    return parts
-
-
-def _marks(kind: str) -> tuple[str, ...]:
-    """The files of which a part of this class must have one; without them some would come up empty."""
-    if "Tokenizer" in kind:
-        return "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model"
-    if "Scheduler" in kind:
-        return ("scheduler_config.json",)
-    return ("preprocessor_config.json",) if "Processor" in kind or "Extractor" in kind else ("config.json",)
-
-
-def _loaded(model: Model, parts: dict[str, tuple[str | None, str | None]], device: str) -> dict[str, Any]:
-    """The networks of transformers, each whole: diffusers would load one with random weights."""
-    import torch
-    import transformers
-
-    found = {}
-    for name, (library, kind) in parts.items():
-        source = getattr(transformers, kind or "", None) if library == "transformers" else None
-        if isinstance(source, type) and issubclass(source, torch.nn.Module) and name != CHECKER:
-            found[name] = load_from(source, model.folder() / name, model, device)
-    return found
-
-
-def _checker(model: Model, parts: dict[str, tuple[str | None, str | None]], device: str) -> tuple[Any, Any] | None:
+def _checker(model: Model, parts: Parts, device: str) -> tuple[Any, Any] | None:
     """What prepares pictures for the safety checker, and the checker, where the checkpoint has them."""
     if not parts.get(CHECKER, (None, None))[1]:
         return None

@@ -9,10 +9,11 @@
     │   │   └── NotAllowed  it may not be read, or is not there and its place does not say so
     │   └── SourceChanged   a file is not what it was when it was indexed
     ├── HubError            the Hub refuses a release or cannot be reached (exit 3)
+    ├── WriterError         a language model's server refuses or cannot be reached (exit 3)
     ├── BadRow              one row cannot be used; a builder turns it into a dropped row with this reason
     ├── ConservationError   rows in are not rows kept plus rows dropped (exit 1)
     ├── OutOfSpace          a disk is full; running again goes on (exit 3)
-    └── Stopped             the hours that were asked for are over; running again goes on (exit 4)
+    └── Stopped             the hours or the budget that were given are over; running again goes on (exit 4)
 
 All arguments are plain strings, so that every exception survives the way back from a worker process.
 """
@@ -85,6 +86,12 @@ class HubError(HfdsError):
     exit_code = 3
 
 
+class WriterError(HfdsError):
+    """The server of a language model refuses, or is gone. What it answered is kept, and running again goes on."""
+
+    exit_code = 3
+
+
 class BadRow(HfdsError):
     """One row cannot be used: `reason` is a short name such as "truncated_image", `value` what was found."""
 
@@ -106,7 +113,7 @@ class OutOfSpace(HfdsError):
 
 
 class Stopped(HfdsError):
-    """The hours that were asked for are over. What was computed is kept, and running again goes on."""
+    """The hours or the budget that were given are over. What was computed is kept, and running again goes on."""
 
     exit_code = 4
 

@@ -1,0 +1,126 @@
+"""Writer: a language model as a value, whatever runs it: an engine in this process, or a server.
+
+A step that writes holds a Writer and knows no backend. What an engine answers comes one by one, as it is there, so
+that whoever asks can keep each answer, whatever happens to the next ones.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hfds.errors import BadRow
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request: pairs of role ("system", "user", "assistant") and text, and the seed of its sampling."""
+
+    messages: tuple[tuple[str, str], ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was asked and written, in tokens as the backend counts them, and what it cost in the money of its prices."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost + other.cost,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote.
+
+    Args:
+        text: with nothing taken off; empty where it wrote nothing, its refusal where it refused.
+        finish: "stop", "length" (cut where `max_tokens` ended), "refusal" or "content_filter".
+        usage: what this answer took.
+        model: what wrote it: "<repo>@<commit> <dtype>", or what the server calls it.
+    """
+
+    text: str
+    finish: str
+    usage: Usage
+    model: str
+
+
+class BadAnswer(BadRow):
+    """An answer that is not what was asked for: `reason` is "empty_answer", "not_json" or "not_of_schema", `value` the
+    text. It was paid for: `answer` has it whole."""
+
+    def __init__(self, reason: str, value: str | None, answer: Answer):
+        super().__init__(reason, value)
+        self.args = (reason, value, answer)  # with which it is made again behind a process
+        self.answer = answer
+
+
+class Opened(Protocol):
+    """A loaded engine, or the connection to a server."""
+
+    @property
+    def usage(self) -> Usage:
+        """All that was asked of it, answers that cannot be used too."""
+        ...
+
+    def write(
+        self, questions: Sequence[Question], schema: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[int, Answer | Exception]]:
+        """For each question its position and what became of it, as soon as it is there: in any order, each once.
+
+        An exception in place of an answer is about that question alone. What stops everything is raised, after all
+        answers that were paid for were given. Closing the iterator begins no further question.
+
+        Args:
+            schema: the JSON Schema that each answer must hold to; then an answer whose `finish` is "stop" is JSON of
+                it, and one that is not is a BadAnswer.
+
+        Raises:
+            ConfigError: nothing can be asked as it is set up: there is no key, no such model.
+            WriterError: the server is gone, or refuses.
+            Stopped: the budget is reached.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds. No further question can be asked."""
+        ...
+
+
+class Writer(Protocol):
+    """A language model and how it samples: a frozen dataclass of plain parameters."""
+
+    @property
+    def at_once(self) -> int:
+        """How many questions `write` should be given for it to be busy with."""
+        ...
+
+    def open(self, device: str, ranks: int = 1) -> Opened:
+        """It, ready to write on `device`; its limits (requests, tokens, money) are divided among `ranks` processes."""
+        ...
+
+    def entry(self) -> dict[str, Any]:
+        """What its answers depend on, for keys and locks: backend, model and revision, sampling. Never a token, and
+        nothing of how fast or on how many processes it runs."""
+        ...
+
+    def problems(self) -> list[str]:
+        """What is wrong with its parameters, one sentence each."""
+        ...
+
+
+def in_order(
+    opened: Opened, questions: Sequence[Question], schema: Mapping[str, Any] | None = None
+) -> list[Answer | Exception]:
+    """What became of each question, in their order, for those who need no answer before all are there."""
+    found = dict(opened.write(questions, schema))
+    return [found[position] for position in range(len(questions))]

@@ -1,13 +1,15 @@
-"""Tries: a request to the Hub that is made again while that may help, with pauses that grow.
+"""Tries: a request that is made again while that may help, with pauses that grow.
 
-The client repeats some requests and not others: neither commits nor tags, not the question which commit a branch is
-at, and no download that the Hub answered with 5xx.
+The Hub's client repeats some requests and not others: neither commits nor tags, not the question which commit a branch
+is at, and no download that the Hub answered with 5xx. A language model's server has no such client.
 """
 
 import random
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # of its HTTP library
@@ -34,15 +36,29 @@ def may_pass(error: BaseException) -> bool:
     return around or isinstance(error, broken)
 
 
-def tried(make: Callable[[], T], worth: Callable[[BaseException], bool] = may_pass) -> T:
-    """What `make` gives; its last error, where no further try is `worth` it."""
-    for number in range(1, TRIES):
+def tried(
+    make: Callable[[], T],
+    worth: Callable[[BaseException], bool] = may_pass,
+    tries: int = TRIES,
+    longest: float = LONGEST,
+    wait: Callable[[float], object] = time.sleep,
+) -> T:
+    """What `make` gives; its last error, where no further try is `worth` it.
+
+    Args:
+        make: makes the request.
+        worth: whether it may succeed after an error.
+        tries: how often it is made at most.
+        longest: seconds between two of them, at most.
+        wait: waits so many seconds, and may raise what ends the tries.
+    """
+    for number in range(1, tries):
         try:
             return make()
         except FAILURES as error:
             if not worth(error):
                 raise
-            time.sleep(_pause(error, number))
+            wait(_pause(error, number, longest))
     return make()
 
 
@@ -60,13 +76,24 @@ def answer_of(error: BaseException) -> Any:
     return next((answer for answer in answers if answer is not None), None)
 
 
-def _pause(error: BaseException, number: int) -> float:
-    """Seconds until the next try: what the Hub asks for, or twice as long each time."""
-    headers = getattr(answer_of(error), "headers", {})
-    limit = parse_ratelimit_headers(headers)
-    after = str(headers.get("Retry-After", ""))
+def _pause(error: BaseException, number: int, longest: float) -> float:
+    """Seconds until the next try: what the server asks for, or twice as long each time."""
+    limit = parse_ratelimit_headers(getattr(answer_of(error), "headers", {}))
     if limit and not limit.remaining:
-        return min(limit.reset_in_seconds + 1.0, LONGEST)
-    if after.isascii() and after.isdigit():
-        return min(float(after), LONGEST)
-    return float(min(2.0 ** (number - 2), LONGEST) * (0.5 + random.random()))
+        return min(limit.reset_in_seconds + 1.0, longest)
+    if (asked := asked_pause(error)) is not None:
+        return float(min(asked * (1 + random.random() / 10), longest))
+    return float(min(2.0 ** (number - 2), longest) * (0.5 + random.random()))
+
+
+def asked_pause(error: BaseException) -> float | None:
+    """The seconds that an answer asks for with Retry-After, a number or a date; None where it does not."""
+    after = str(getattr(answer_of(error), "headers", {}).get("Retry-After", "")).strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", after):
+        return float(after)
+    try:
+        date = parsedate_to_datetime(after)
+    except ValueError:
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, date.timestamp() - time.time())

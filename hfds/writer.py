@@ -4,16 +4,17 @@ A step that writes holds a Writer and knows no backend. What an engine answers c
 that whoever asks can keep each answer, whatever happens to the next ones.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hfds.errors import BadRow
+from hfds.errors import BadRow, MissingExtra
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request: pairs of role ("system", "user", "assistant") and text, and the seed of its sampling."""
+    """One request: pairs of role ("system", "user", "assistant") and text, and the seed of its sampling, 0 to 2^53."""
 
     messages: tuple[tuple[str, str], ...]
     seed: int
@@ -36,13 +37,16 @@ class Usage:
             self.cost + other.cost,
         )
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return self + Usage(-other.requests, -other.prompt_tokens, -other.completion_tokens, -other.cost)
+
 
 @dataclass(frozen=True)
 class Answer:
     """What a model wrote.
 
     Args:
-        text: with nothing taken off; empty where it wrote nothing, its refusal where it refused.
+        text: with nothing taken off; where it refused, its refusal.
         finish: "stop", "length" (cut where `max_tokens` ended), "refusal" or "content_filter".
         usage: what this answer took.
         model: what wrote it: "<repo>@<commit> <dtype>", or what the server calls it.
@@ -77,12 +81,12 @@ class Opened(Protocol):
     ) -> Iterator[tuple[int, Answer | Exception]]:
         """For each question its position and what became of it, as soon as it is there: in any order, each once.
 
-        An exception in place of an answer is about that question alone. What stops everything is raised, after all
-        answers that were paid for were given. Closing the iterator begins no further question.
+        An exception in place of an answer is about that question alone: a BadRow for sure (a BadAnswer was paid for),
+        any other as far as it looks. An answer whose `finish` is "stop" is not empty. What stops everything is raised,
+        after all answers that were paid for were given. Closing the iterator begins no further question.
 
         Args:
-            schema: the JSON Schema that each answer must hold to; then an answer whose `finish` is "stop" is JSON of
-                it, and one that is not is a BadAnswer.
+            schema: the JSON Schema that each answer must hold to; then one whose `finish` is "stop" is JSON of it.
 
         Raises:
             ConfigError: nothing can be asked as it is set up: there is no key, no such model.
@@ -124,3 +128,46 @@ def in_order(
     """What became of each question, in their order, for those who need no answer before all are there."""
     found = dict(opened.write(questions, schema))
     return [found[position] for position in range(len(questions))]
+
+
+def checked(answer: Answer, schema: Mapping[str, Any] | None = None) -> Answer | BadAnswer:
+    """`answer`, or a BadAnswer where the model came to its end and what it wrote is empty, or not JSON of `schema`.
+
+    Raises:
+        MissingExtra: jsonschema is not installed.
+    """
+    if answer.finish != "stop":
+        return answer
+    if not answer.text.strip():
+        return BadAnswer("empty_answer", None, answer)
+    if schema is None:
+        return answer
+    try:
+        from jsonschema.exceptions import best_match
+        from jsonschema.validators import validator_for
+    except ImportError:
+        raise MissingExtra("a schema of answers", "jsonschema", "write") from None
+    try:
+        value = json.loads(answer.text, parse_constant=_no_constant)
+        wrong = best_match(validator_for(schema)(schema).iter_errors(value))
+    except (ValueError, RecursionError):
+        return BadAnswer("not_json", answer.text, answer)
+    return answer if wrong is None else BadAnswer("not_of_schema", f"{wrong.message}: {answer.text}", answer)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def schema_problems(schema: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a schema of answers, one sentence each."""
+    try:
+        from jsonschema.exceptions import SchemaError
+        from jsonschema.validators import validator_for
+    except ImportError:
+        return [str(MissingExtra("a schema of answers", "jsonschema", "write"))]
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        return [f"the schema of answers is no JSON Schema: {error.message}"]
+    return []

@@ -1,0 +1,110 @@
+"""Chat completions as JSON (platform.openai.com/docs/api-reference/chat): requests, answers, and what errors say."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hfds.record import printable
+from hfds.tries import answer_of
+from hfds.writer import Answer, Question, Usage
+
+ROOM = 32  # tokens, at most, that a chat template puts around a message
+
+
+@dataclass(frozen=True)
+class Form:
+    """How requests to one model look.
+
+    Args:
+        model: what the server calls it.
+        sampling: fields of all requests, "max_tokens" among them.
+        body: further ones, in place of others of their names; one that is None is left out.
+        cost: of so many tokens of a prompt and of its answer.
+    """
+
+    model: str
+    sampling: Mapping[str, float]
+    body: Mapping[str, Any]
+    cost: Callable[[int, int], float]
+
+    def request(self, question: Question, schema: Mapping[str, Any] | None) -> bytes:
+        """The body of a request."""
+        fields: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": role, "content": text} for role, text in question.messages],
+            **self.sampling,
+            "seed": question.seed,
+        }
+        if schema is not None:
+            named = {"name": "answer", "schema": dict(schema), "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": named}
+        whole = {**fields, **self.body}
+        return json.dumps({name: value for name, value in whole.items() if value is not None}).encode()
+
+    def most(self, question: Question, schema: Mapping[str, Any] | None) -> Usage:
+        """What a question uses at most: no token is less than a byte."""
+        prompt = sum(len(text.encode("utf-8", "replace")) + ROOM for _, text in question.messages) + ROOM
+        prompt += len(json.dumps(dict(schema))) if schema is not None else 0
+        return self._usage(prompt, int(self.sampling["max_tokens"]))
+
+    def answer(self, response: Any, most: Usage) -> Answer:
+        """The answer in a response to a question that uses at most `most`; where no tokens are counted, it is that.
+
+        Raises:
+            httpx2.HTTPStatusError: its status is that of an error.
+            ValueError: it holds no answer.
+        """
+        if response.status_code == 400 and _error(response).get("code") == "content_filter":  # so says Azure
+            return Answer(_message(response), "content_filter", Usage(1), self.model)
+        response.raise_for_status()
+        try:
+            data = response.json()
+            choice = data["choices"][0]
+            content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+            finish = str(choice.get("finish_reason"))
+            counted = data.get("usage") or {}
+            prompt, completion = (counted.get(f"{of}_tokens") for of in ("prompt", "completion"))
+            made_by = " ".join(str(data[name]) for name in ("model", "system_fingerprint") if data.get(name))
+        except (LookupError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"no chat completion but {response.text[:100]!r}") from None
+        if not isinstance(text := refusal or content or "", str):
+            raise ValueError(f"no text but {str(text)[:100]!r}")
+        counts = [count for count in (prompt, completion) if type(count) is int]
+        return Answer(
+            text.encode("utf-8", "replace").decode(),  # JSON may hold half a pair of surrogates
+            "refusal" if refusal else finish if finish in ("length", "content_filter") else "stop",
+            self._usage(*counts) if len(counts) == 2 else most,
+            made_by or self.model,
+        )
+
+    def _usage(self, prompt: int, completion: int) -> Usage:
+        return Usage(1, prompt, completion, self.cost(prompt, completion))
+
+
+def no_credit(error: BaseException) -> bool:
+    """Whether an error says that the account behind a key is empty, which waiting does not fill."""
+    answer = answer_of(error)
+    return answer is not None and (answer.status_code == 402 or _error(answer).get("code") == "insufficient_quota")
+
+
+def told(error: BaseException, key: str | None) -> str:
+    """An error as a few words, never with the key, which a server may say back."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if (answer := answer_of(error)) is not None:
+        text = f"{answer.status_code} {_message(answer)}".strip()
+    return printable(text.replace(key, "[key]") if key else text)[:300]
+
+
+def _error(response: Any) -> dict[str, Any]:
+    """What a response says of an error, as the field "error" of its JSON has it."""
+    try:
+        found = response.json()["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {"message": found}
+
+
+def _message(response: Any) -> str:
+    said = _error(response).get("message") or response.text
+    return " ".join(str(said).split())

@@ -1,0 +1,245 @@
+"""Connection: a server as one process asks it.
+
+Many threads ask, no faster and for no more than was said, and again where that may help. What one question meets that
+is about all of them stops all of them; what was on its way is still heard.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from hfds.errors import ConfigError, HfdsError, MissingExtra, WriterError
+from hfds.tries import AGAIN, FAILURES, answer_of, asked_pause, status_of, tried
+from hfds.writer import Answer, Question, Usage, checked, schema_problems
+from processors.models.completions import Form, no_credit, told
+from processors.models.limits import Budget, Pace
+
+if TYPE_CHECKING:
+    from processors.models.openai_server import OpenAIServer
+
+ALIKE = 16  # questions refused before any was answered that are no matter of the questions any more
+BUSY, OVERLOADED = 429, 529  # the second is what some say for 503
+
+
+class Rejected(Exception):
+    """A server does not answer one question."""
+
+
+class Connection:
+    """A server as it is asked by one process; see `hfds.writer.Opened`."""
+
+    def __init__(self, server: "OpenAIServer", key: str | None, ranks: int):
+        try:
+            import httpx2
+        except ImportError:
+            raise MissingExtra(type(server).__name__, "httpx2", "write") from None
+        self.server, self._key = server, key
+        threads = max(1, server.concurrency // ranks)
+        self._requests, self._tokens = (
+            Pace(limit and limit / ranks) for limit in (server.requests_per_minute, server.tokens_per_minute)
+        )
+        tokens, money = (limit and limit / ranks for limit in (server.budget_tokens, server.budget))
+        self._budget = Budget(server.url, tokens, money, server.prices)
+        self._form = Form(server.model, server.sampling, server.body, self._budget.cost)
+        self._client = httpx2.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=server.timeout,
+            limits=httpx2.Limits(max_connections=threads, max_keepalive_connections=threads),
+            follow_redirects=False,  # which would carry questions, and a key, to another host
+        )
+        self._threads = ThreadPoolExecutor(threads, "hfds-writer")
+        self._lock = threading.Lock()
+        self._calls: set[_Call] = set()
+        self._pauses = self._refused = 0
+        self._answered: float | None = None  # when the last answer came
+
+    @property
+    def usage(self) -> Usage:
+        """Of all answers that came."""
+        return self._budget.used
+
+    def write(
+        self, questions: Sequence[Question], schema: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[int, Answer | Exception]]:
+        """See `hfds.writer.Opened`."""
+        if schema is not None and (problems := schema_problems(schema)):
+            raise ConfigError(*problems)
+        call = _Call(schema)
+        with self._lock:
+            self._calls.add(call)
+        try:
+            for position, question in enumerate(questions):
+                self._threads.submit(self._one, call, position, question)
+            for _ in questions:
+                position, said = call.heard.get()
+                if said is not None:
+                    yield position, said
+        finally:
+            call.over.set()
+            with self._lock:
+                self._calls.discard(call)
+        if call.error is not None:
+            raise call.error
+
+    def close(self) -> None:
+        """Waits for what is on its way, and ends the connection."""
+        self._threads.shutdown(cancel_futures=True)
+        self._client.close()
+
+    def _one(self, call: "_Call", position: int, question: Question) -> None:
+        """In a thread: asks one question, unless the call is over."""
+        said: Answer | Exception | None = None
+        try:
+            said = self._said(call, question)
+        except _Over:
+            pass
+        except HfdsError as error:
+            with self._lock:  # what stops one stops all
+                for other in self._calls:
+                    other.error = other.error or error
+                    other.over.set()
+        except Exception as error:  # noqa: BLE001  nobody else would hear of it
+            said = error
+        call.heard.put((position, said))
+
+    def _said(self, call: "_Call", question: Question) -> Answer | Exception:
+        call.wait(0)
+        data, most = self._form.request(question, call.schema), self._form.most(question, call.schema)
+        used = Usage()
+        self._budget.begin(most)
+        try:
+            answer = self._tried(call, data, most)
+            if isinstance(answer, Rejected):
+                return answer
+            used = answer.usage
+        finally:
+            self._budget.end(most, used)
+        return checked(answer, call.schema)
+
+    def _tried(self, call: "_Call", data: bytes, most: Usage) -> Answer | Rejected:
+        tries, longest = self.server.tries, self.server.patience
+        since = time.monotonic()  # when it failed for the last time but one
+
+        def wait(seconds: float) -> None:
+            nonlocal since
+            since = time.monotonic()
+            call.wait(seconds)
+
+        while True:
+            try:
+                return tried(lambda: self._posted(call, data, most), self._worth, tries, longest, wait)
+            except FAILURES as error:
+                if status_of(error) == BUSY and self._worth(error) and self._answers_since(since):
+                    continue  # only its turn has not come
+                return self._failed(error, since)
+
+    def _answers_since(self, since: float) -> bool:
+        """Whether the server is there, for others at least."""
+        return self._answered is not None and self._answered > since
+
+    def _posted(self, call: "_Call", data: bytes, most: Usage) -> Answer:
+        """One try."""
+        expected = self._expected(most)
+        self._turn(call, expected)
+        used = 0.0
+        try:
+            response = self._client.post(
+                f"{self.server.url.rstrip('/')}/chat/completions",
+                content=data,
+                headers={"Content-Type": "application/json"},
+            )
+            answer = self._form.answer(response, most)
+            used = answer.usage.prompt_tokens + answer.usage.completion_tokens
+        except FAILURES as error:
+            if 0 < (asked_pause(error) or 0) <= self.server.patience:
+                self._pause(asked_pause(error) or 0)
+            raise
+        finally:
+            self._tokens.correct(used - expected)
+        self._answered, self._refused = time.monotonic(), 0
+        return answer
+
+    def _pause(self, seconds: float) -> None:
+        """Asks nothing for so long: what a server says to one request holds for all."""
+        with self._lock:
+            self._pauses += 1
+        self._requests.pause(seconds)
+        self._tokens.pause(seconds)
+
+    def _turn(self, call: "_Call", tokens: float) -> None:
+        """Waits until the limits allow a request."""
+        pauses = -1
+        while pauses != self._pauses:  # a pause that came meanwhile holds for this one too
+            pauses = self._pauses
+            call.wait(max(self._requests.reserve(), self._tokens.reserve(tokens)))
+
+    def _expected(self, most: Usage) -> float:
+        """The tokens of an answer that is not there yet: as many as those before it had in the mean."""
+        used = self.usage
+        if used.requests:
+            return (used.prompt_tokens + used.completion_tokens) / used.requests
+        return most.prompt_tokens / 4 + most.completion_tokens
+
+    def _worth(self, error: BaseException) -> bool:
+        """Whether the same request may succeed later."""
+        if (asked_pause(error) or 0) > self.server.patience or no_credit(error):
+            return False
+        status = status_of(error)
+        return not status or status in (*AGAIN, OVERLOADED)
+
+    def _failed(self, error: BaseException, since: float) -> Rejected:
+        """An error after the last try, where it is about one question.
+
+        Raises:
+            ConfigError, WriterError: it is about all.
+        """
+        url, status, said = self.server.url, status_of(error), told(error, self._key)
+        if status == 401:
+            variable = self.server.key_variable
+            wrong = f"refuses the key in {variable}" if variable else "wants a key: give key_variable"
+            raise ConfigError(f"{url} {wrong} ({said})")
+        if status == 404:
+            raise ConfigError(f"{url} knows no model {self.server.model!r}, or is no such server ({said})")
+        if 300 <= status < 400:
+            where = urlsplit(str(answer_of(error).headers.get("Location", "")))
+            raise ConfigError(f"{url} redirects to {where.hostname or 'another path'}: give the url that it means")
+        if no_credit(error):
+            raise WriterError(f"{url} has no credit left for this key ({said}); what was answered is kept")
+        if (asked := asked_pause(error) or 0) > self.server.patience:
+            raise WriterError(
+                f"{url} asks to wait for {asked:,.0f} seconds ({said}), more than the patience of "
+                f"{self.server.patience:g}; what was answered is kept: run again then to go on"
+            )
+        if not self._worth(error):
+            self._refused += 1
+            if self._answered is None and self._refused >= ALIKE:
+                raise WriterError(f"{url} refuses every question, the last one with {said}: mend it and run again")
+        elif not self._answers_since(since):
+            raise WriterError(
+                f"{url} is gone or broken after {self.server.tries} tries ({said}); what was answered is kept: "
+                "run again to go on when it is there"
+            )
+        return Rejected(said)
+
+
+class _Over(Exception):
+    """The call that a question belongs to is over."""
+
+
+class _Call:
+    """One call of `write`: what was heard, and whether it is over."""
+
+    def __init__(self, schema: Mapping[str, Any] | None):
+        self.schema = schema
+        self.heard: SimpleQueue[tuple[int, Answer | Exception | None]] = SimpleQueue()
+        self.over = threading.Event()
+        self.error: HfdsError | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Waits, unless the call is over."""
+        if self.over.wait(seconds) if seconds > 0 else self.over.is_set():
+            raise _Over

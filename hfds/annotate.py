@@ -53,7 +53,7 @@ def annotate(steps: Sequence[Asks], rows: Dataset, run: Run, limit: int | None =
     seen = run.agree(lambda: [(one.answers.parts(), one.answers.parts("failed")) for one in asked])
     missing = [one.missing(*parts) for one, parts in zip(asked, seen, strict=True)]
     for other in set(run.models) - {one.answers.folder for one in asked}:
-        del run.models[other]  # models of passes before make room
+        getattr(run.models.pop(other), "close", _nothing)()  # models of passes before make room
     with ThreadPoolExecutor(FLYING + 1) as threads:
         work = _Pass(asked, run, threads)
         for which, positions in groups([own[:limit] for own in missing]):
@@ -68,6 +68,8 @@ def annotate(steps: Sequence[Asks], rows: Dataset, run: Run, limit: int | None =
         done[key] = Done(name, known, computed, failed, len(own) - computed - failed, seconds)
         if computed or failed:
             _log.info("%s: %d rows known, %d computed, %d failed", name, known, computed, failed)
+        if usage := getattr(run.models.get(unique[key].answers.folder), "usage", None):
+            _log.info("%s: this process has used %s", name, usage)
     if limit is None and any(entry.left for entry in done.values()):
         left = ", ".join(f"{entry.left:,} rows of {entry.step}" for entry in done.values() if entry.left)
         if run.max_hours is None:
@@ -82,7 +84,7 @@ class _Pass:
     def __init__(self, asked: list[Asked], run: Run, threads: ThreadPoolExecutor):
         self.run = run
         device = any(one.step.loads for one in asked) and run.device.startswith("cuda")
-        self.asking = [Asking(one, run, threads if device else None) for one in asked]
+        self.asking = [Asking(one, run, threads if device or one.step.elsewhere else None) for one in asked]
         self.seconds = [0.0] * len(asked)
         self.committed = time.monotonic()
 
@@ -113,6 +115,8 @@ class _Pass:
         finally:
             coming.close()  # type: ignore[attr-defined]
             bar.close()
+            for one in asking:
+                one.settle()
             self._commit()
             self._count(which, time.monotonic() - began, before)
 
@@ -132,6 +136,10 @@ class _Pass:
         parts = busy / busy.sum() if busy.sum() else np.full(len(which), 1 / len(which))
         for number, part in zip(which, parts.tolist(), strict=True):
             self.seconds[number] += (wall - loading.sum()) * part
+
+
+def _nothing() -> None:
+    pass
 
 
 def _prepare(steps: Sequence[Asks], table: pa.Table) -> list[list[Any]]:

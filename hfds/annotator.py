@@ -14,7 +14,7 @@ from datasets import Dataset, Features
 
 from hfds import record
 from hfds.annotate import annotate
-from hfds.asked import PICTURES, Asked
+from hfds.asked import PICTURES, Asked, Partly
 from hfds.batch import Batch
 from hfds.errors import HfdsError
 from hfds.model import Model
@@ -33,6 +33,7 @@ class ModelAnnotator(Annotator):
 
     by_batch: ClassVar[bool] = False  # joining answers is quick, and every process would hold all of them
     batch_size: ClassVar[int] = 64  # items that the model is shown at once, where they fit
+    shaped: ClassVar[bool] = True  # whether its last batch is filled up with copies to the size of the others
 
     def fetch(self) -> None:
         """Brings here what `load` and `prepare` read: the files of its checkpoints. Once, before work is shared out."""
@@ -53,9 +54,18 @@ class ModelAnnotator(Annotator):
         """Whether it has a model to load; without one all its work is in `prepare`."""
         return type(self).load is not ModelAnnotator.load
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its model works elsewhere, behind a server, so that two batches may be on their way at once."""
+        return False
+
     def load(self, device: str) -> Any:
         """The model on `device` ("cpu", "cuda:0"); not overridden where all work is in `prepare`."""
         return None
+
+    def open(self, run: Run) -> Any:
+        """What `load` gives for this rank of a run; overridden where ranks share what limits a model."""
+        return self.load(run.device)
 
     def prepare(self, batch: Batch) -> list[Any]:
         """For each row of `batch` what the model is shown, or a BadRow that says why it cannot be.
@@ -65,9 +75,10 @@ class ModelAnnotator(Annotator):
         """
         raise NotImplementedError
 
-    def annotate(self, model: Any, items: list[Any]) -> pa.Table:
+    def annotate(self, model: Any, items: list[Any]) -> pa.Table | Partly:
         """The columns in `adds`, one row for each of `items` (from `prepare`, without its BadRows), from what `load`
-        gave. An exception drops the row that caused it, with its name as the reason."""
+        gave. An exception drops the row that caused it, with its name as the reason. Partly, where some were answered
+        and that must not be lost."""
         raise NotImplementedError
 
     def cost(self, table: pa.Table) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,12 +13,30 @@ from datasets import Dataset, Features
 
 from hfds import record
 from hfds.batch import Batch
+from hfds.errors import HfdsError
 from hfds.run import Run
 from hfds.store import Answers, Known, Store
 
 SCAN = 10_000  # rows that are hashed at a time
 PICTURES = 100  # of them where their pictures have to be read for it
 BLOCK = 256  # neighbouring rows that go to one rank, at most
+
+
+@dataclass(frozen=True)
+class Partly:
+    """What a model said where it did not answer all items that it was shown.
+
+    Args:
+        table: its columns, for the items numbered `rows`, ascending.
+        rows: of which there are as many.
+        failed: what is wrong with others, each by its number: a BadRow for sure, anything else as far as it looks.
+        stop: why the rest was not answered, raised as soon as the store has what was.
+    """
+
+    table: pa.Table
+    rows: Sequence[int]
+    failed: Sequence[tuple[int, Exception]] = ()
+    stop: HfdsError | None = None
 
 
 class Asks(Protocol):
@@ -50,16 +69,24 @@ class Asks(Protocol):
     def key(self) -> str:
         """What its answers depend on besides what it is shown."""
 
+    @property
+    def shaped(self) -> bool:
+        """Whether all batches have one size."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the model works elsewhere."""
+
     def fetch(self) -> None:
         """What the model is loaded from."""
 
-    def load(self, device: str) -> Any:
+    def open(self, run: Run) -> Any:
         """The model."""
 
     def prepare(self, batch: Batch) -> list[Any]:
         """What the model is shown."""
 
-    def annotate(self, model: Any, items: list[Any]) -> pa.Table:
+    def annotate(self, model: Any, items: list[Any]) -> pa.Table | Partly:
         """What it says."""
 
     def cost(self, table: pa.Table) -> np.ndarray:

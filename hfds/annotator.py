@@ -98,6 +98,11 @@ class ModelAnnotator(Annotator):
         """What the lock says of it, with its place in the store."""
         return {**super().entry(), "answers": answers_folder(self.name, self.key())}
 
+    @property
+    def stored(self) -> tuple[tuple[str, str], ...]:
+        """Its own."""
+        return ((self.name, self.key()),)
+
     def columns(self, table: pa.Table) -> pa.Table:
         """What it says of the rows in `table`, without a store."""
         made = self(Dataset(table))

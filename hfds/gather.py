@@ -51,7 +51,7 @@ def _pieces(builder: Builder, run: Run) -> list[Dataset]:
             else:
                 done = map(_prepare, todo)
             bar = tqdm(done, total=len(pieces), desc=f"Reading {builder.NAME}", unit=" files")
-            stack.enter_context(_no_further_bars())
+            stack.enter_context(no_further_bars())
             for _ in bar:
                 pass
     return [_opened(piece, split) for split, piece in pieces]
@@ -65,7 +65,8 @@ def _alone() -> None:
 
 
 @contextmanager
-def _no_further_bars() -> Iterator[None]:
+def no_further_bars() -> Iterator[None]:
+    """Shows progress by the bars that are there already, and by no others."""
     if are_progress_bars_disabled():
         yield
         return

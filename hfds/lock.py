@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -86,7 +86,16 @@ def answers_in_use(out: Path) -> set[str]:
     if not folders:  # else a name that was misspelt would empty the store
         raise ConfigError(f"no release was built in {out}, so nothing says which answers are still in use")
     locks = [lock for folder in folders for lock in read_locks(folder).values()]
-    return {step["answers"] for lock in locks for step in lock["steps"] if "answers" in step}
+    return {folder for lock in locks for step in lock["steps"] for folder in _answers(step)}
+
+
+def _answers(entry: Any) -> Iterator[str]:
+    """The folders that a step's entry names, and those of the steps that are among its parameters."""
+    if isinstance(entry, list):
+        yield from (folder for one in entry for folder in _answers(one))
+    elif isinstance(entry, dict):
+        yield from ([entry["answers"]] if isinstance(entry.get("answers"), str) else [])
+        yield from _answers(entry.get("parameters", {}).get("rules", []))
 
 
 def misnamed(release: str) -> str | None:

@@ -12,6 +12,7 @@ import xxhash
 from datasets import Dataset
 
 from hfds import record
+from hfds.add_rows import AddRows
 from hfds.annotate import annotate
 from hfds.annotator import ModelAnnotator, passes
 from hfds.asked import Asked
@@ -40,6 +41,7 @@ def plan(
     a model also `known` and `missing` rows, and from a probe of at most `PROBE` rows `rate` (rows a second), `hours` of
     this device, and `store_bytes`. For that the sources are read and the probe's answers kept, which the build finds.
     Behind a model whose answers are not all known, numbers are estimates from the rows that are known: `estimated`.
+    Of a step that adds rows the `requests` to its model and the `new` rows, both at least; none is made.
 
     Args:
         release, run, sources, out, rows: as of `build`.
@@ -69,7 +71,7 @@ def plan(
         steps = [
             {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": s.parameters()} for s in all_steps
         ]
-        if probe and any(isinstance(step, ModelAnnotator) for step in all_steps):
+        if probe and any(isinstance(step, ModelAnnotator | AddRows) for step in all_steps):
             table, lengths = gather(builders, run, whole=rows is None)
             counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
             costs = _Costs(into(release, counts)(table, run), release, Path(out), run)
@@ -100,6 +102,8 @@ class _Costs:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, group: tuple[Step, ...]) -> None:
+        if isinstance(group[0], AddRows):
+            return self._adding(group[0])
         models = [step for step in group if isinstance(step, ModelAnnotator)]
         if models:
             self.steps += self._probed(models)
@@ -107,6 +111,13 @@ class _Costs:
             self.steps += [{"rows": self._rows(), "estimated": self.scale > 1}]
         for step in group:
             self.table = apply(step, self.table, self.release, self.out, self.run)
+
+    def _adding(self, step: AddRows) -> None:
+        """No model is asked for rows: that would be paid for. Behind it there are as many as it will add at least."""
+        new, rows = step.expects(), self._rows()
+        self.steps.append({"rows": rows, "estimated": self.scale > 1, "requests": new["requests"], "new": new["rows"]})
+        self.table = step.widened(self.table, self.run)
+        self.scale *= (rows + new["rows"]) / rows if rows else 1.0
 
     def _rows(self) -> int:
         return round(_alive(self.table) * self.scale)

@@ -72,6 +72,11 @@ class Step:
         """What the lock says of it."""
         return {"name": self.name, "version": self.version, "parameters": self.parameters()}
 
+    @property
+    def stored(self) -> tuple[tuple[str, str], ...]:
+        """The names and keys under which the annotation store has what models said for it."""
+        return ()
+
     def problems(self) -> list[str]:
         """What is wrong with its parameters, one sentence each."""
         return []
@@ -215,11 +220,15 @@ class WholeDataset(Step):
         Raises:
             ConfigError: also when they are needed and not given.
         """
+        self._check_both(rows, earlier)
+        return _with(rows, self._decided(rows, run, earlier))
+
+    def _check_both(self, rows: Dataset, earlier: Dataset | None) -> None:
+        """Raises what `__call__` raises."""
         self._check(rows)
         if self.releases and earlier is None:
             names = ", ".join(label(release) for release in self.releases)
             raise ConfigError(f"{self.name} needs the rows of {names}: give them as `earlier`, or use hfds.build")
-        return _with(rows, self._decided(rows, run, earlier))
 
     def decide(self, rows: Dataset, earlier: Dataset | None = None, journal: Path | None = None) -> Made:
         """Reads all it needs from `rows` (narrow columns, dropped rows too) and returns what `_prepare` returns.

@@ -57,13 +57,16 @@ class AllowLicenses(Filter):
         """What each row says of itself."""
         return ("license",)
 
+    def allow(self, license_: str) -> bool:
+        """Whether rows of this licence stay."""
+        known = frozenset(name.strip().casefold() for name in self.allowed)
+        return allows(known | UNKNOWNS if UNKNOWN in known else known, license_)
+
     def verdicts(self, table: pa.Table) -> pa.Array:
         """Each licence is looked at once."""
         licenses = pc.fill_null(table["license"].combine_chunks(), UNKNOWN).dictionary_encode()
         names = [name.strip() or UNKNOWN for name in licenses.dictionary.to_pylist()]
-        known = frozenset(name.strip().casefold() for name in self.allowed)
-        known |= UNKNOWNS if UNKNOWN in known else frozenset()
-        refused = pa.array([None if allows(known, name) else name for name in names], pa.string())
+        refused = pa.array([None if self.allow(name) else name for name in names], pa.string())
         value = refused.take(licenses.indices)
         reason = pc.if_else(value.is_valid(), "license", pa.scalar(None, pa.string()))
         return drops(self.name, len(table), reason, value, ", ".join(self.allowed))

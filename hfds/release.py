@@ -14,6 +14,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
+from hfds.add_rows import AddRows, Grown
 from hfds.annotate import annotate
 from hfds.annotator import ModelAnnotator, passes
 from hfds.builder import Builder, code_version
@@ -130,6 +131,10 @@ class Release:
         whole = [step for step in self.steps if isinstance(step, WholeDataset)]
         return tuple(dict.fromkeys(release for step in whole for release in step.releases))
 
+    def adding(self) -> tuple[AddRows, ...]:
+        """Those of its steps that add rows, which are an input each."""
+        return tuple(step for step in self.steps if isinstance(step, AddRows))
+
     def features(self) -> Features:
         """The features of the rows that come out."""
         known = self._known()
@@ -161,9 +166,9 @@ class Release:
             found.append(problem)
         if not self.inputs:
             found.append(f"release {self.name!r} has no inputs")
-        labels = [input_.label for input_ in self.inputs]
+        labels = [*(input_.label for input_ in self.inputs), *(step.label for step in self.adding())]
         found += [f"input {label} is there twice" for label in sorted(set(labels)) if labels.count(label) > 1]
-        found += self._misfits()
+        found += [*self._misfits(), *self._refused()]
         for name in sorted({"dropped", "split", "decided", "input", "made"} & set(self.columns)):
             found.append(f"column {name!r} cannot be in a release: what became of rows is in its ledger")
         if label(self) in [label(release) for release in self.earlier()]:
@@ -187,6 +192,18 @@ class Release:
             f"column {name!r} of the release does not exist: {nearest(name, there)}"
             for name in self.columns
             if name not in there
+        ]
+
+    def _refused(self) -> list[str]:
+        """Rows that would be made, and paid for, only to be dropped."""
+        if self.allow_licenses is None:
+            return []
+        allowed = AllowLicenses(self.allow_licenses)
+        return [
+            f"{step.name}: its rows are of the licence {license_!r}, which allow_licenses does not name"
+            for step in self.adding()
+            for license_ in step.licenses
+            if isinstance(license_, str) and not allowed.allow(license_)
         ]
 
     def _wrong_types(self) -> list[str]:
@@ -265,11 +282,16 @@ def build(
         counts = {input_.label: length for input_, length in zip(release.inputs, lengths, strict=True)}
         table = into(release, counts)(table, run)
         all_steps = (*refusals(release, Path(out), run), *release.steps)
+        added: list[dict[str, Any]] = []
         for steps in passes(all_steps):
             if len(steps) > 1:
                 annotate([step for step in steps if isinstance(step, ModelAnnotator)], table, run)
             for step in steps:
-                table = apply(step, table, release, Path(out), run)
+                if isinstance(step, AddRows):
+                    table, source = grow(step, table, release, Path(out), run)
+                    added.append(source)
+                else:
+                    table = apply(step, table, release, Path(out), run)
 
         def finish() -> dict[str, Any]:
             made_of = {
@@ -277,8 +299,11 @@ def build(
                 "release": release.name,
                 "description": release.description,
                 "sources": [
-                    _made_of(input_, builder, counts[input_.label], run, rows)
-                    for input_, builder in zip(release.inputs, builders, strict=True)
+                    *(
+                        _made_of(input_, builder, counts[input_.label], run, rows)
+                        for input_, builder in zip(release.inputs, builders, strict=True)
+                    ),
+                    *added,
                 ],
                 "steps": [step.entry() for step in all_steps],
                 "made_by": release.made_by(),
@@ -313,10 +338,20 @@ def apply(step: Step, rows: Dataset, release: Release, out: Path, run: Run) -> D
     if isinstance(step, Explode):
         rows = unique(step(rows, run), run)
         return functools.reduce(lambda made, refuse: refuse(made, run), withdrawals(release, out, run), rows)
+    if isinstance(step, AddRows):
+        return grow(step, rows, release, out, run).rows
     if not isinstance(step, WholeDataset):
         return step(rows, run)
     before = release.steps[: release.steps.index(step)]
     return step(rows, run, earlier_rows(step, before, out, run))
+
+
+def grow(step: AddRows, rows: Dataset, release: Release, out: Path, run: Run) -> Grown:
+    """`rows` with those that a step of `release` adds, of which `refusals` drops what it drops of any source."""
+    before = (*release.steps[: release.steps.index(step)], *step.rules)
+    grown, source = step.grow(rows, run, earlier_rows(step, before, out, run))
+    refused = functools.reduce(lambda made, refuse: refuse(made, run), refusals(release, out, run), unique(grown, run))
+    return Grown(refused, source)
 
 
 def forget_failures(release: Release, run: Run, step: str | None = None, reason: str | None = None) -> dict[str, int]:
@@ -327,12 +362,14 @@ def forget_failures(release: Release, run: Run, step: str | None = None, reason:
         reason: only failures with this reason, as the ledger names it.
     """
     release.check()
-    models = [each for each in release.steps if isinstance(each, ModelAnnotator)]
+    models = [each for each in release.steps if each.stored]
     if step is not None and step not in [each.name for each in models]:
         raise ConfigError(f"{step!r} is no step with a model: {nearest(step, [each.name for each in models])}")
     store = Store(run.annotations, run.workdir / "mirror")
     chosen = [each for each in models if step in (None, each.name)]
-    return {each.name: store.answers(each.name, each.key()).forget_failed(reason) for each in chosen}
+    return {
+        each.name: sum(store.answers(name, key).forget_failed(reason) for name, key in each.stored) for each in chosen
+    }
 
 
 def open_inputs(release: Release, run: Run, sources: Path | None, rows: int | None) -> list[Builder]:

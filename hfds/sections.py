@@ -42,6 +42,7 @@ def in_full(lock: Lock) -> str:
         "Statistics": _statistics(lock),
         "Licences": _licenses(lock),
         "Sources": _sources(lock),
+        "Written by language models": _written(lock),
         "Steps": _steps(lock),
     }
     return "\n\n".join(f"### {title}\n\n{part}" for title, part in parts.items() if part)
@@ -167,6 +168,18 @@ def _sources(lock: Lock) -> str:
     cite = "\n".join(f"- {escape(citation)}" for citation in dict.fromkeys(cited))
     told = written(["source", "revision", "homepage", "licence", "files"], rows)
     return f"{told}\n\nThe sources ask to be cited:\n\n{cite}" if cited else told
+
+
+def _written(lock: Lock) -> str:
+    """What was asked of language models for new rows, and what that took."""
+    rows = []
+    for source in (source for source in lock["sources"] if "written" in source):
+        one = source["written"]
+        ends = "as many as were wanted" if one["kept"] >= one["wanted"] else "too little of what came was new"
+        numbers = [f"{one[name]:,}" for name in ("requests", "prompt_tokens", "completion_tokens", "cost", "kept")]
+        rows.append([escape(source["input"]), escape(", ".join(one["models"])), *numbers, ends])
+    titles = ["input", "model", "requests", "tokens read", "tokens written", "cost", "new prompts", "ended with"]
+    return written(titles, rows) if rows else ""
 
 
 def _steps(lock: Lock) -> str:

@@ -92,6 +92,8 @@ def plan(
             f"{planned['hours']:.2f} hours of one {run.device_name}, {planned['store_bytes']:,} bytes for the store; "
             f"{planned['free_bytes']:,} bytes are free"
         )
+    if adding := [entry for entry in planned["steps"] if "requests" in entry]:
+        show(adding, False, ["step", "rows", "requests", "new"])
 
 
 def build(

@@ -26,6 +26,7 @@ def _parts(lock: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for source in lock["sources"]:
         files = xxhash.xxh3_64_hexdigest(json.dumps(source["files"]).encode())
         told = {name: source.get(name) for name in ("revision", "rows", "limit", "into", "options", "code")}
+        told |= source.get("written", {})
         parts[f"input {source['input']}"] = {**told, "files": f"{len(source['files']):,} ({files})"}
     names: Counter[str] = Counter()
     for step in lock["steps"]:

@@ -56,7 +56,7 @@ FEATURES = Features(
 MEANINGS = {  # of the columns that a release may have, and of fields of them, with their unit; as cards say it
     "id": '"<source>/<the source\'s own key>": unique, and the same for ever',
     "source": "the builder that read the row",
-    "source_revision": "commit of the source on the Hub; null for local files",
+    "source_revision": "commit of the source on the Hub, or the model that wrote the prompt; null for local files",
     "license": 'SPDX identifier, or "unknown"',
     "url": "where the source found the picture",
     "image": "the picture as found, never re-encoded",

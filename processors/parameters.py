@@ -20,6 +20,8 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "None or two whole numbers (least, most)",
         lambda v: v is None or (isinstance(v, tuple) and [type(n) for n in v] == [int, int] and 0 <= v[0] <= v[1]),
     ),
+    "number": ("a whole number from 1", lambda v: type(v) is int and v >= 1),
+    "natural": ("a whole number from 0", lambda v: type(v) is int and v >= 0),
     "count": ("None or a whole number from 0", lambda v: v is None or (type(v) is int and v >= 0)),
     "share": ("None or a number from 0 to 1", lambda v: v is None or (type(v) in (int, float) and 0 <= v <= 1)),
     "length": ("None or a number from 0", lambda v: v is None or (type(v) in (int, float) and 0 <= v < float("inf"))),

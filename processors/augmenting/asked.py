@@ -1,0 +1,232 @@
+"""What a language model answered to questions, asked once and kept in the annotation store, whoever asks again.
+
+Not a `ModelAnnotator`, because answers are paid for and questions come in rounds: each answer is kept the moment that
+it is there, good or not, and the engine stays loaded while other models look at what it wrote.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from datasets.utils import tqdm
+
+from hfds.asking import ALIKE, crash
+from hfds.errors import BadRow, ConservationError, HfdsError, Stopped
+from hfds.record import hash_texts
+from hfds.run import Run
+from hfds.store import Answers, Known, Store
+from hfds.writer import Answer, BadAnswer, Opened, Question, Usage, Writer
+from processors.augmenting.journal import Journal, abandoned
+
+STEP = "AugmentPrompts"  # under which the store has them
+VERSION = 1
+SAID = pa.schema(
+    {
+        "text": pa.string(),
+        "finish": pa.string(),
+        "model": pa.string(),
+        "prompt_tokens": pa.int64(),
+        "completion_tokens": pa.int64(),
+        "cost": pa.float64(),
+    }
+)
+
+
+class Said(NamedTuple):
+    """What became of a question: an answer that was paid for, or why there is none."""
+
+    answer: Answer | None
+    reason: str | None = None
+    value: str | None = None
+
+
+def store_key(writer: Writer, schema: Mapping[str, Any] | None) -> str:
+    """What answers depend on besides their questions."""
+    return f"{STEP} v{VERSION} {json.dumps({'writer': writer.entry(), 'schema': schema}, sort_keys=True)}"
+
+
+def answers_of(writer: Writer, schema: Mapping[str, Any] | None, run: Run) -> Answers:
+    """Where the store of a run has what a writer answered."""
+    return Store(run.annotations, run.workdir / "mirror").answers(STEP, store_key(writer, schema))
+
+
+def keys_of(questions: Sequence[Question]) -> np.ndarray:
+    """xxh3-128 of each question: shape (questions, 2), uint64."""
+    texts = [json.dumps([question.messages, question.seed], ensure_ascii=False) for question in questions]
+    return hash_texts(pa.array([text.encode("utf-8", "replace") for text in texts], pa.binary()))
+
+
+class Asked:
+    """A writer and the questions that it is asked, by all ranks of a run together. Used in a `with`: what it opened is
+    closed behind that."""
+
+    def __init__(self, writer: Writer, schema: Mapping[str, Any] | None, run: Run):
+        self.writer, self.schema, self.run = writer, schema, run
+        self.answers = answers_of(writer, schema, run)
+        self._opened: Opened | None = None
+
+    def __enter__(self) -> "Asked":
+        with self.run.first():
+            self._recover()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def all(self, questions: Sequence[Question], title: str) -> list[Said]:
+        """What became of each question, in their order. The store knows all of them when it returns.
+
+        Every rank of the run must call it with the same questions; each asks its share of those that are missing.
+
+        Raises:
+            Stopped: the run's hours or the writer's budget are over; what was paid for is kept.
+            HfdsError: the writer cannot be asked, is gone, or answers nothing; what was paid for is kept.
+        """
+        keys = keys_of(questions)
+        missing = _missing(keys, *self._known())
+        own = missing[self.run.rank :: self.run.ranks]
+        if len(own) and not self.run.overdue:
+            self._ask([questions[at] for at in own.tolist()], keys[own], title)
+        self.run.gathered(None)
+        known, failed = self._known()
+        if left := len(_missing(keys, known, failed)):
+            if self.run.max_hours is None:
+                raise ConservationError(f"{title}: {left:,} requests were neither answered nor did they fail")
+            raise Stopped(
+                f"stopped after {self.run.max_hours:g} hours as asked, with {left:,} requests of {title} left; "
+                "run again to go on"
+            )
+        return _said(keys, known, failed)
+
+    def _recover(self) -> None:
+        """Puts into the store what processes of this machine that were killed had been answered."""
+        for path, found in abandoned(self.run.journal, self.answers.folder).items():
+            if found:
+                keys = np.frombuffer(b"".join(key for key, _ in found), np.uint64).reshape(-1, 2)
+                self.answers.write(keys, pa.Table.from_pylist([row for _, row in found], SAID))
+            path.unlink()
+
+    def _known(self) -> tuple[Known, Known]:
+        """All answers and all failures, the same on every rank."""
+        answers, failures = self.run.agree(lambda: (self.answers.parts(), self.answers.parts("failed")))
+        return self.answers.known(answers, SAID), self.answers.failed(failures)
+
+    def _ask(self, questions: list[Question], keys: np.ndarray, title: str) -> None:
+        """Asks, and keeps what was said, also where it is not to go on."""
+        if self._opened is None:
+            for name in [*self.run.models]:  # of steps before: they make room
+                getattr(self.run.models.pop(name), "close", lambda: None)()
+            self._opened = self.writer.open(self.run.device, self.run.ranks)
+        kept = _Kept(self.answers, Journal(self.run.journal, self.answers.folder), keys, self.run.commit_seconds)
+        silent = self.run.local_rank > 0 or None
+        bar = tqdm(total=len(questions), desc=title, unit=" requests", leave=False, disable=silent)
+        size = max(1, self.writer.at_once)
+        try:
+            for at in range(0, len(questions), size):  # what is on its way is waited for, also when the hours are over
+                if at and self.run.overdue:
+                    break
+                coming = self._opened.write(questions[at : at + size], self.schema)
+                try:
+                    for position, said in coming:
+                        kept.take(at + position, said)
+                        bar.update()
+                finally:
+                    coming.close()  # type: ignore[attr-defined]
+        finally:
+            kept.commit()
+            bar.close()
+        kept.blame(title)
+
+
+def _missing(keys: np.ndarray, known: Known, failed: Known) -> np.ndarray:
+    """Positions of the keys about which the store says nothing, one for each distinct key, ascending."""
+    firsts = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+    return firsts[(known.find(keys[firsts]) < 0) & (failed.find(keys[firsts]) < 0)]
+
+
+def _said(keys: np.ndarray, known: Known, failed: Known) -> list[Said]:
+    places, bad = known.find(keys), failed.find(keys)
+    rows = iter(known.take(places[places >= 0]).to_pylist())
+    why = iter(failed.take(bad[places < 0]).to_pylist())
+    return [_answer(next(rows)) if place >= 0 else Said(None, **next(why)) for place in places.tolist()]
+
+
+class _Kept:
+    """Answers that are on their way into the store. Failures go there too, but for those that are no BadRow and come
+    before the first answer: where nothing is answered at all, that may be no matter of the questions."""
+
+    def __init__(self, answers: Answers, journal: Journal, keys: np.ndarray, seconds: float):
+        self._answers, self._journal, self._keys, self._seconds = answers, journal, keys, seconds
+        self._said: list[tuple[int, dict[str, Any]]] = []
+        self._failures: list[tuple[int, str, str | None]] = []
+        self._suspects: list[tuple[int, str, str | None]] = []
+        self._well = False
+        self._committed = time.monotonic()
+
+    def take(self, position: int, said: Answer | Exception) -> None:
+        """Keeps what became of a question: an answer that cannot be used was paid for too."""
+        if isinstance(said, BadAnswer):
+            said = said.answer
+        if isinstance(said, Answer):
+            row = _row(said)
+            self._journal.add(self._keys[position].tobytes(), row)
+            self._said.append((position, row))
+            self._well = True
+        elif isinstance(said, BadRow):
+            self._failures.append((position, said.reason, said.value))
+        else:
+            self._suspects.append((position, *crash(said)))
+        if time.monotonic() - self._committed > self._seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Writes to the store what was said since the last time."""
+        if self._said:
+            positions, rows = zip(*self._said, strict=True)
+            self._answers.write(self._keys[[*positions]], pa.Table.from_pylist([*rows], SAID))
+            self._journal.clear()
+            self._said = []
+        if self._well:
+            self._failures += self._suspects
+            self._suspects = []
+        if self._failures:
+            positions, reasons, values = zip(*self._failures, strict=True)
+            self._answers.write_failed(self._keys[[*positions]], [*reasons], [*values])
+            self._failures = []
+        self._committed = time.monotonic()
+
+    def blame(self, title: str) -> None:
+        """Blames the questions for what failed, but not where none of many was answered.
+
+        Raises:
+            HfdsError: it is no matter of the questions.
+        """
+        if len(self._suspects) >= ALIKE:
+            _, reason, value = self._suspects[-1]
+            raise HfdsError(
+                f"{title}: each of {len(self._suspects)} requests failed, the last with {reason}: {value}; none of "
+                "them is dropped: mend it and run again"
+            )
+        self._well = True
+        self.commit()
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": answer.text.encode("utf-8", "replace").decode(),
+        "finish": answer.finish,
+        "model": answer.model,
+        "prompt_tokens": answer.usage.prompt_tokens,
+        "completion_tokens": answer.usage.completion_tokens,
+        "cost": answer.usage.cost,
+    }
+
+
+def _answer(row: Mapping[str, Any]) -> Said:
+    usage = Usage(1, row["prompt_tokens"], row["completion_tokens"], row["cost"])
+    return Said(Answer(row["text"], row["finish"], usage, row["model"]))

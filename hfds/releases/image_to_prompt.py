@@ -7,6 +7,7 @@ are painted here.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from builders.diffusiondb import DiffusionDB
 from builders.gustavosta import Gustavosta
@@ -17,6 +18,8 @@ from builders.sd2_renders import SD2Renders
 from hfds.model import Pipeline
 from hfds.processor import Step
 from hfds.release import COLUMNS, Input, Release
+from hfds.writer import Writer
+from processors.augment import AugmentPrompts
 from processors.clean_prompt import V5_CLEAN, CleanPrompt
 from processors.dedup import MarkDuplicates
 from processors.duplicates.alike import Alike
@@ -210,3 +213,19 @@ V5_PAINTED = _painted(
     V3_PAINTED,
     V4_PAINTED,
 )
+
+
+def augmented(release: Release, name: str, writer: Writer, wanted: int, **more: Any) -> Release:
+    """`release` with prompts that a language model writes from its own, which go through all that its own go through
+    before the first is painted; v3 has 25,707 pictures of such prompts.
+
+    Args:
+        name: of the release that is made.
+        writer, wanted, more: as of `AugmentPrompts`.
+    """
+    steps = release.steps
+    end = next((number for number, step in enumerate(steps) if isinstance(step, Paint)), len(steps))
+    rules = tuple(step for step in steps[:end] if not isinstance(step, Split))
+    augment = AugmentPrompts(writer, wanted, rules, **more)
+    columns = tuple(dict.fromkeys((*release.columns, "lineage")))
+    return release.but(name, steps=(*steps[:end], augment, *steps[end:]), columns=columns)

@@ -22,13 +22,14 @@ from processors.models.sampling import chosen
 
 torch.set_num_threads(1)
 
+ENDS = [END, *range(20)]
 SCHEMA = {"type": "object", "required": ["n"]}
 QUESTIONS = [Question((("user", "word " * (n % 9) + str(n)),), n) for n in range(22)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return llama(tmp_path_factory.mktemp("llama"), ends=40)
+    return llama(tmp_path_factory.mktemp("llama"), ends=20)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,15 @@ def test_an_answer_is_the_same_beside_any_others(opened: Generator) -> None:
     assert in_order(opened, QUESTIONS[5:12]) == whole[5:12]
     assert [in_order(opened, [question])[0] for question in QUESTIONS[:6]] == whole[:6]
     assert len({answer.text for answer in whole if isinstance(answer, Answer)}) == len(QUESTIONS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_answer_is_the_same_in_batches_that_are_not_full(folder: Path, dtype: str) -> None:
+    opened = Generate(Model(str(folder), dtype=dtype), max_tokens=24, batch_size=16).open("cpu")
+    whole = in_order(opened, QUESTIONS * 2)
+    assert whole[: len(QUESTIONS)] == whole[len(QUESTIONS) :]
+    for part in (slice(0, 1), slice(3, 12), slice(8, 22)):
+        assert in_order(opened, QUESTIONS[part]) == whole[part]
 
 
 def test_another_seed_is_another_answer_and_none_at_temperature_0(opened: Generator, folder: Path) -> None:
@@ -63,13 +73,13 @@ def test_the_likeliest_tokens_are_those_of_generate_alone(folder: Path) -> None:
         ids = tokenizer.apply_chat_template(
             [{"role": role, "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        found = network.generate(**ids, generation_config=GenerationConfig(max_new_tokens=24, eos_token_id=END))
+        found = network.generate(**ids, generation_config=GenerationConfig(max_new_tokens=24, eos_token_id=ENDS))
         own = found[0, ids["input_ids"].shape[1] :]
         assert isinstance(answer, Answer)
         assert answer.text == tokenizer.decode(own, skip_special_tokens=True)
         assert answer.usage.completion_tokens == len(own)
         assert answer.usage.prompt_tokens == ids["input_ids"].shape[1]
-        assert answer.finish == ("stop" if own[-1] == END else "length")
+        assert answer.finish == ("stop" if own[-1] in ENDS else "length")
 
 
 def test_how_an_answer_ended_is_told_and_its_use_is_counted(folder: Path) -> None:
@@ -87,7 +97,7 @@ def test_how_an_answer_ended_is_told_and_its_use_is_counted(folder: Path) -> Non
 
 
 def test_what_a_checkpoint_says_of_sampling_is_not_heeded(opened: Generator, folder: Path, tmp_path: Path) -> None:
-    other = llama(tmp_path / "other", ends=40)
+    other = llama(tmp_path / "other", ends=20)
     config_of(other, "generation_config.json", do_sample=True, top_k=1, repetition_penalty=5.0, max_length=20)
     changed = Generate(Model(str(other)), temperature=0.9, top_p=0.95, max_tokens=24, batch_size=4).open("cpu")
     said = [one.text for one in in_order(changed, QUESTIONS) if isinstance(one, Answer)]
@@ -218,7 +228,7 @@ def test_a_model_that_is_not_whole_is_told(tmp_path: Path, broken: Any, kind: ty
 
 def test_the_key_is_of_what_answers_depend_on(folder: Path, tmp_path: Path) -> None:
     writer = Generate(Model(str(folder)))
-    same = llama(tmp_path / "moved", ends=40)
+    same = llama(tmp_path / "moved", ends=20)
     assert Generate(Model(str(same)), batch_size=2).entry() == writer.entry()
     assert json.loads(json.dumps(writer.entry())) == writer.entry()
     (same / "chat_template.jinja").write_text("{{ messages[0].content }}")

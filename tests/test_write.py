@@ -1,7 +1,9 @@
 """Write: answers of a language model as columns, kept, never paid for twice, and rows without one dropped by reason."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -163,9 +165,8 @@ def test_without_a_key_nothing_is_asked_and_nothing_kept(
     assert not any(b"SecretThatMustNotShow" in data for data in left)
 
 
-KILLED = """
+PROGRAM = """
     import sys
-    from pathlib import Path
     from datasets import Dataset
     from hfds.run import Run
     from processors.models.openai_server import OpenAIServer
@@ -173,28 +174,53 @@ KILLED = """
     url, folder, count = sys.argv[1:]
     rows = Dataset.from_dict({"prompt": [f"prompt {n}" for n in range(int(count))]})
     writer = OpenAIServer(url, "tiny", concurrency=4)
-    Write(writer, "Rewrite: {prompt}", into="rewritten")(rows, Run(Path(folder), commit_seconds=0.05))
+    Write(writer, "Rewrite: {prompt}", into="rewritten")(rows, Run.accelerated(folder, commit_seconds=0.05))
 """
+
+
+def launch(url: str, folder: Path, ranks: int = 1) -> list[subprocess.Popen[bytes]]:
+    """The step in processes of their own."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), url, str(folder), str(ROWS)]
+    common = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(command, env={**common, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(ranks)
+    ]
 
 
 def test_after_a_kill_little_is_asked_again(server: ChatServer, tmp_path: Path) -> None:
     server.delay = 0.05
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), server.url, str(tmp_path), str(ROWS)]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    [process] = launch(server.url, tmp_path)
     while len(server.asked) < 100 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     server.delay = 0
-    before = len(server.asked)
     step(server)(rows(), Run(tmp_path))
-    again = before + len(server.asked[before:]) - ROWS
+    again = len(server.asked) - ROWS
     assert again <= 2 * 4 * 4 + 16, "two batches, and what came since the last time that answers were written"
     assert len({asked.text for asked in server.asked}) == ROWS
 
 
+@pytest.mark.slow
+def test_two_ranks_ask_each_question_once_and_give_the_same(server: ChatServer, tmp_path: Path) -> None:
+    server.delay = 0.02
+    processes = launch(server.url, tmp_path / "two", ranks=2)
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert sorted(asked.text for asked in server.asked) == sorted(f"Rewrite: prompt {n}" for n in range(ROWS))
+    assert server.most <= 4, "the threads of both"
+    server.asked.clear()
+    made = step(server)(rows(), Run(tmp_path / "two"))
+    assert server.asked == []
+    assert made.to_dict() == step(server)(rows(), Run(tmp_path / "one")).to_dict()
+
+
 def test_the_same_step_by_a_model_in_this_process(tmp_path: Path) -> None:
-    model = Model(str(llama(tmp_path / "llama", ends=60)))
+    model = Model(str(llama(tmp_path / "llama", ends=20)))
     asking = Write(Generate(model, max_tokens=16, batch_size=4), "Rewrite: {prompt}", into="rewritten")
     made = asking(rows(30), Run(tmp_path / "run"))
     assert {row["dropped"]["reason"] for row in made if row["dropped"]} <= {"cut_answer", "empty_answer"}
@@ -226,3 +252,12 @@ def test_what_cannot_be_is_said_before_anything_is_asked(given: dict[str, Any], 
     assert any(said in problem for problem in asking.problems())
     with pytest.raises(ConfigError):
         asking(rows(1))
+
+
+def test_the_page_is_right() -> None:
+    page = (Path(__file__).parents[1] / "docs/generate.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "OpenAIServer(" in block)
+    there: dict[str, Any] = {}
+    exec(compile(code, "docs/generate.md", "exec"), there)
+    assert there["step"].problems() == []
+    assert there["large"].problems() == []

@@ -1,4 +1,5 @@
-"""Checkpoints, one file per family: each has a function that loads one and gives a Scorer, or a Painter."""
+"""Models, one file per family: checkpoints (each file has a function that loads one and gives a Scorer, an encoder or a
+Painter), and the backends of language models (see `hfds.writer`)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol

@@ -109,6 +109,11 @@ def test_a_question_that_is_too_long_fails_alone(engine: Opened) -> None:
     assert len(texts([found[0], found[2]])) == 2
 
 
+def test_more_than_the_engine_reads_at_once(engine: Opened) -> None:
+    found = in_order(engine, [Question((("user", f"{n} " + "a" * 190),), n) for n in range(60)])
+    assert len(texts(found)) == 60
+
+
 def test_closing_early_leaves_the_engine_free(engine: Opened) -> None:
     said = engine.write(QUESTIONS)
     next(said)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -58,9 +59,17 @@ def engine(folder: Path, environment: None) -> Iterator[Opened]:
 
 @pytest.fixture(scope="module")
 def url(folder: Path, environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
-    command += ["--port", "8471", "--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}']
+    command += [
+        "--port",
+        str(port),
+        "--structured-outputs-config",
+        '{"backend":"xgrammar","disable_any_whitespace":true}',
+    ]
     environ = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK")}
     log = tmp_path_factory.mktemp("log") / "server.txt"
     with log.open("w") as out:
@@ -69,11 +78,11 @@ def url(folder: Path, environment: None, tmp_path_factory: pytest.TempPathFactor
         for _ in range(240):
             assert process.poll() is None, log.read_text()[-2000:]
             try:
-                if httpx2.get("http://127.0.0.1:8471/health").status_code == 200:
+                if httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200:
                     break
             except httpx2.HTTPError:
                 time.sleep(0.5)
-        yield "http://127.0.0.1:8471/v1"
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
         process.wait()

@@ -20,8 +20,8 @@ import sys
 from pathlib import Path
 from hfds.tars import export
 if __name__ == "__main__":
-    out, dataset, release, num_proc = sys.argv[1:]
-    export(dataset, release, out=Path(out), num_proc=int(num_proc))
+    out, dataset, release, num_proc, caption = sys.argv[1:]
+    export(dataset, release, out=Path(out), num_proc=int(num_proc), caption=caption)
 """
 IMPORTS = """
 import hfds.tars
@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a dataset's folder")
     parser.add_argument("release", help="a release that was built there")
+    parser.add_argument("--caption", default="prompt", help="the style of captions that hfds takes")
     parser.add_argument("--scratch", type=Path, required=True, help="an empty folder on the same disk")
     parser.add_argument("--times", type=int, default=3, help="rounds")
     args = parser.parse_args()
@@ -82,7 +83,7 @@ def main() -> None:
         (home / part).symlink_to(source / part)
 
     def ours(num_proc: int) -> list[str]:
-        return [sys.executable, "-c", OURS, str(scratch / "dist"), source.name, args.release, str(num_proc)]
+        return [sys.executable, "-c", OURS, str(scratch / "dist"), source.name, args.release, str(num_proc), args.caption]
 
     def peer(code: str) -> list[str]:
         return [sys.executable, "-c", code, str(source), args.release, str(copied)]

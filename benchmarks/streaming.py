@@ -164,6 +164,18 @@ def resume():
 state = len(json.dumps(hfds.stream(place, "train").state_dict()))
 print("RESULT", json.dumps({"seconds": [resume(), resume()][1], "state": state}))
 """
+# Where the first batch behind the middle lies, without its bytes: of an export that has indexes alone.
+RESUME_INDEX = """
+import hfds, numpy as np
+def resume():
+    start = time.perf_counter()
+    stream = hfds.stream(place, "train", columns=["image"], decode=None)
+    stream.load_state_dict({**stream.state_dict(), "at": limit // 2})
+    some = stream.course.at(np.arange(limit // 2, limit // 2 + BATCH), 0)
+    stream.rows[0].spots(some.rows, (), False)
+    return time.perf_counter() - start
+print("RESULT", json.dumps({"seconds": [resume(), resume()][1]}))
+"""
 RESUME_WEBDATASET = """
 import glob, itertools, webdataset as wds
 def resume():
@@ -273,6 +285,13 @@ def compare(args: argparse.Namespace, scratch: Path) -> None:
                 found = result(side.run(name, command(scratch, here, COMMON + code, tiny, "bytes", workers, args.rows)))
                 state = f", state of {found['state']} bytes" if "state" in found else ""
                 print(f"{name}, {workers} workers: {found['seconds']:.3f} s{state}")
+    if args.indexed:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+        from fixtures import streamed
+
+        bare = streamed.bare_index(scratch / "bare", args.indexed, 10_000)
+        found = result(side.run("hfds", command(scratch, here, COMMON + RESUME_INDEX, bare, "bytes", 0, args.indexed)))
+        print(f"\nhfds, where the samples behind the middle of {args.indexed:,} lie: {found['seconds']:.3f} s")
 
 
 def main() -> None:
@@ -286,6 +305,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, default=100_000, help="small samples to resume in the middle of; 0 for none"
     )
+    parser.add_argument("--indexed", type=int, default=10_000_000, help="rows of an index to resume in the middle of")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--times", type=int, default=3, help="rounds; the medians count")
     args = parser.parse_args()

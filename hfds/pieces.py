@@ -117,7 +117,7 @@ class Damaged(Exception):
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
     """A Parquet file of the release, of which nothing is read ahead."""
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as parquet:
+        with pq.ParquetFile(path, pre_buffer=False, memory_map=True) as parquet:
             yield parquet
     except Damaged as damaged:
         problem = f"the picture of {damaged} is not what its hash says"

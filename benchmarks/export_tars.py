@@ -83,7 +83,8 @@ def main() -> None:
         (home / part).symlink_to(source / part)
 
     def ours(num_proc: int) -> list[str]:
-        return [sys.executable, "-c", OURS, str(scratch / "dist"), source.name, args.release, str(num_proc), args.caption]
+        words = (str(scratch / "dist"), source.name, args.release, str(num_proc), args.caption)
+        return [sys.executable, "-c", OURS, *words]
 
     def peer(code: str) -> list[str]:
         return [sys.executable, "-c", code, str(source), args.release, str(copied)]

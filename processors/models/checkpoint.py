@@ -120,10 +120,9 @@ def sees(config: Any, shape: tuple[int, int], model: Model) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without progress bars and load reports of transformers, which say in many lines what `load` says in one."""
-    from transformers.utils import logging
-
+def quiet(library: str = "transformers") -> Iterator[None]:
+    """Without the log and the bars of a library of Hugging Face, which say in many lines what is said here in one."""
+    logging = import_module(f"{library}.utils.logging")
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()

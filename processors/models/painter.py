@@ -47,7 +47,7 @@ class _Painter:
         given: dict[str, Any] = {"width": how.size[0], "height": how.size[1]} if how.size else {}
         if how.negative_prompt is not None:
             given["negative_prompt"] = [how.negative_prompt] * len(prompts)
-        with self._lock, torch.inference_mode(), quiet(), hushed():
+        with self._lock, torch.inference_mode(), quiet(), quiet("diffusers"):
             found = self.pipeline(
                 prompt=[*prompts],
                 num_inference_steps=how.steps,
@@ -72,7 +72,7 @@ class _Painter:
 
         extractor, network = self.checker
         shown = extractor([Image.fromarray(one) for one in pixels], return_tensors="pt").pixel_values
-        with torch.inference_mode(), hushed():  # it blacks out what it is given
+        with torch.inference_mode(), quiet("diffusers"):  # it blacks out what it is given
             _, unsafe = network(images=pixels.copy(), clip_input=shown.to(network.device, network.dtype))
         return [bool(one) for one in unsafe]
 
@@ -184,24 +184,8 @@ def _as_config_error(what: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        with quiet(), hushed():
+        with quiet(), quiet("diffusers"):
             yield
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
         lines = str(error).strip().splitlines()
         raise ConfigError(f"{what}: {lines[0][:300] if lines else type(error).__name__}") from None
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Without diffusers' own log and bars: prompts that are cut and pictures that are unsafe are columns here."""
-    from diffusers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -41,7 +41,7 @@ def tried(
     worth: Callable[[BaseException], bool] = may_pass,
     tries: int = TRIES,
     longest: float = LONGEST,
-    wait: Callable[[float], object] = time.sleep,
+    wait: Callable[[float], object] | None = None,
 ) -> T:
     """What `make` gives; its last error, where no further try is `worth` it.
 
@@ -50,7 +50,7 @@ def tried(
         worth: whether it may succeed after an error.
         tries: how often it is made at most.
         longest: seconds between two of them, at most.
-        wait: waits so many seconds, and may raise what ends the tries.
+        wait: waits so many seconds, and may raise what ends the tries; `time.sleep` when None.
     """
     for number in range(1, tries):
         try:
@@ -58,7 +58,7 @@ def tried(
         except FAILURES as error:
             if not worth(error):
                 raise
-            wait(_pause(error, number, longest))
+            (wait or time.sleep)(_pause(error, number, longest))
     return make()
 
 

@@ -104,7 +104,7 @@ def test_the_example_in_the_docs() -> None:
 
 
 def test_a_model_in_this_process(tmp_path: Path) -> None:
-    llama(tmp_path / "llama", ends=2.0, room=2048)
+    llama(tmp_path / "llama", ends=20, room=2048)
     writer = Generate(Model(str(tmp_path / "llama")), max_tokens=16, batch_size=8)
     rules = (MarkDuplicates("prompt"),)
     augment = AugmentPrompts(writer, 3, rules, form="lines", from_fine=1, from_rows=0, requests=8)

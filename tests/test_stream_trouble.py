@@ -103,6 +103,9 @@ def test_ids_may_come_from_a_generator(toys: Path) -> None:
 ACCELERATED = """
 import json, sys
 import hfds
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch.utils.data import DataLoader
 place, state = sys.argv[1], json.loads(sys.argv[2])
 stream = hfds.stream(place, "train", seed=3, size=16, run=8)
 config = DataLoaderConfiguration(dispatch_batches=False)

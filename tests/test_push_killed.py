@@ -173,7 +173,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
         return folder, build_many_shards(folder, patch)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["lfs", "xet"])
+@pytest.fixture(scope="module", params=[pytest.param(False, marks=pytest.mark.slow), True], ids=["lfs", "xet"])
 def scene(
     request: pytest.FixtureRequest, built: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:

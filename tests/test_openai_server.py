@@ -6,6 +6,7 @@ import logging
 import pickle
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -337,6 +338,53 @@ def test_the_key_comes_from_the_environment_and_shows_nowhere(
     assert SECRET not in "".join([*everything, caplog.text])
     assert raised.value.__cause__ is None
     assert caplog.text
+
+
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in SECRET)
+SAID_BACK = {
+    "filtered": Fault(
+        ASK, 400, body=json.dumps({"error": {"code": "content_filter", "message": f"filtered for key {SECRET}"}})
+    ),
+    "cut-in-the-middle": Fault(ASK, 200, body=json.dumps({"e": "x" * 70 + SECRET})),
+    "no-chat": Fault(ASK, 200, body=json.dumps({"error": f"bad {SECRET}"})),
+    "page": Fault(ASK, 200, body=f"<html>{SECRET}"),
+    "content": Fault(ASK, 200, body=json.dumps({"choices": [{"message": {"content": f"a cat {SECRET}"}}]})),
+    "escaped": Fault(ASK, 200, body=f'{{"choices": [{{"message": {{"content": "a cat {ESCAPED}"}}}}]}}'),
+    "model": Fault(ASK, 200, body=json.dumps({"choices": [{"message": {"content": "a cat"}}], "model": SECRET})),
+    "finish": Fault(ASK, 200, body=json.dumps({"choices": [{"message": {}, "finish_reason": SECRET}]})),
+    "parts": Fault(ASK, 200, body=json.dumps({"choices": [{"message": {"content": ["x" * 85 + SECRET]}}]})),
+    "refused": Fault(ASK, 422, body=json.dumps({"error": "x" * 280 + SECRET})),
+    "redirect": Fault(ASK, 307, {"Location": f"https://{SECRET}.example/v1?{SECRET}"}),
+    "pause": Fault(ASK, 429, {"Retry-After": f"{SECRET}"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", SAID_BACK.values(), ids=SAID_BACK)
+def test_a_key_that_is_said_back_reaches_nobody(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setenv("WRITER_KEY", SECRET)
+    server.faults = [replace(fault)]
+    opened = writer(server, key_variable="WRITER_KEY", tries=1, concurrency=1).open("cpu")
+    said: list[str] = []
+    try:
+        for _, one in opened.write(questions(1)):
+            said.append(repr(one))
+            if isinstance(one, BaseException):
+                said += traceback.format_exception(one)
+    except (ConfigError, WriterError):
+        said.append(traceback.format_exc())
+    opened.close()
+    assert said
+    assert SECRET[:12].lower() not in "".join(said).lower()
+
+
+def test_a_key_that_is_no_secret_is_a_word_like_others(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITER_KEY", "EMPTY")
+    server.say = lambda body: {"content": "an EMPTY room"}
+    [answer] = ask(writer(server, key_variable="WRITER_KEY"))
+    assert isinstance(answer, Answer)
+    assert answer.text == "an EMPTY room"
 
 
 @pytest.mark.parametrize("value", [None, "", " \n"])

@@ -9,6 +9,7 @@ from hfds.record import printable
 from hfds.tries import answer_of
 from hfds.writer import Answer, Question, Usage
 
+SECRET = 8  # characters that a key has at least; a shorter one ("EMPTY") is no secret, and may stand anywhere
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
 
@@ -93,7 +94,31 @@ def told(error: BaseException, key: str | None) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if (answer := answer_of(error)) is not None:
         text = f"{answer.status_code} {_message(answer)}".strip()
-    return printable(text.replace(key, "[key]") if key else text)[:300]
+    return printable(hidden(key, text))[:300]
+
+
+def without(key: str | None, response: Any) -> Any:
+    """A response as if the server had never said the key back, in its body or its headers."""
+    if key is None or len(key) < SECRET:
+        return response
+    try:
+        text = json.dumps(json.loads(response.content))  # in which it is written in one way
+    except (ValueError, RecursionError):
+        text = response.text
+    own = ("content-encoding", "content-length", "content-type", "transfer-encoding")  # of the body as it was sent
+    return type(response)(
+        response.status_code,  # without the words behind it, which are the server's too
+        headers=[(name, hidden(key, value)) for name, value in response.headers.multi_items() if name not in own],
+        content=hidden(key, text).encode("utf-8", "replace"),
+        request=response.request,
+    )
+
+
+def hidden(key: str | None, text: str) -> str:
+    """`text` with "[key]" for the key, which JSON may write with escapes."""
+    if key is None or len(key) < SECRET:
+        return text
+    return text.replace(json.dumps(key)[1:-1], "[key]").replace(key, "[key]")
 
 
 def _error(response: Any) -> dict[str, Any]:

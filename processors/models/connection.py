@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from hfds.errors import ConfigError, HfdsError, MissingExtra, WriterError
 from hfds.tries import AGAIN, FAILURES, answer_of, asked_pause, status_of, tried
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
-from processors.models.completions import Form, no_credit, told
+from processors.models.completions import Form, no_credit, told, without
 from processors.models.limits import Budget, Pace
 
 if TYPE_CHECKING:
@@ -135,9 +135,10 @@ class Connection:
             try:
                 return tried(lambda: self._posted(call, data, most), self._worth, tries, longest, wait)
             except FAILURES as error:
-                if status_of(error) == BUSY and self._worth(error) and self._answers_since(since):
-                    continue  # only its turn has not come
-                return self._failed(error, since)
+                failed: BaseException = error
+            if not (status_of(failed) == BUSY and self._worth(failed) and self._answers_since(since)):
+                return self._failed(failed, since)  # behind the block: what is raised there has no other error in it
+            # else only its turn has not come
 
     def _answers_since(self, since: float) -> bool:
         """Whether the server is there, for others at least."""
@@ -154,7 +155,7 @@ class Connection:
                 content=data,
                 headers={"Content-Type": "application/json"},
             )
-            answer = self._form.answer(response, most)
+            answer = self._form.answer(without(self._key, response), most)
             used = answer.usage.prompt_tokens + answer.usage.completion_tokens
         except FAILURES as error:
             if 0 < (asked_pause(error) or 0) <= self.server.patience:
@@ -207,8 +208,9 @@ class Connection:
         if status == 404:
             raise ConfigError(f"{url} knows no model {self.server.model!r}, or is no such server ({said})")
         if 300 <= status < 400:
-            where = urlsplit(str(answer_of(error).headers.get("Location", "")))
-            raise ConfigError(f"{url} redirects to {where.hostname or 'another path'}: give the url that it means")
+            raise ConfigError(
+                f"{url} redirects to {_host(answer_of(error)) or 'another path'}: give the url that it means"
+            )
         if no_credit(error):
             raise WriterError(f"{url} has no credit left for this key ({said}); what was answered is kept")
         if (asked := asked_pause(error) or 0) > self.server.patience:
@@ -226,6 +228,14 @@ class Connection:
                 "run again to go on when it is there"
             )
         return Rejected(said)
+
+
+def _host(response: Any) -> str | None:
+    """The host that a redirect names, if it names one."""
+    try:
+        return urlsplit(str(response.headers.get("Location", ""))).hostname
+    except ValueError:  # as where the key was in it
+        return None
 
 
 class _Over(Exception):

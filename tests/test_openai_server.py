@@ -493,6 +493,44 @@ def test_where_tokens_are_not_counted_the_most_is(server: ChatServer) -> None:
     assert answer.usage == Usage(1, 64 + len("question 0"), 9)
 
 
+COUNTED = {"prompt_tokens": 40, "completion_tokens": 10}
+USELESS = {
+    "no-choices": ({"choices": [], "usage": COUNTED}, Usage(1, 40, 10)),
+    "parts": (
+        {"choices": [{"message": {"content": [{"type": "text", "text": "a cat"}]}}], "usage": COUNTED},
+        Usage(1, 40, 10),
+    ),
+    "not-counted": ({"choices": []}, Usage(1, 64 + len("question 0"), 9)),
+}
+
+
+@pytest.mark.parametrize("said, used", USELESS.values(), ids=USELESS)
+def test_every_try_that_is_paid_for_is_in_the_budget(server: ChatServer, said: Any, used: Usage) -> None:
+    server.faults = [Fault(ASK, 200, body=json.dumps(said), times=2)]
+    opened = writer(server, max_tokens=9).open("cpu")
+    [(_, answer)] = opened.write(questions(1))
+    assert isinstance(answer, Answer)
+    assert opened.usage == used + used + answer.usage
+    opened.close()
+
+
+def test_tries_that_are_of_no_use_do_not_go_beyond_the_budget(server: ChatServer) -> None:
+    server.faults = [Fault(ASK, 200, NOW, json.dumps({"choices": [], "usage": COUNTED}))]
+    opened = writer(server, max_tokens=9, tries=8, budget_tokens=190).open("cpu")
+    found, error = heard(opened, questions(1))
+    assert not found
+    assert isinstance(error, Stopped)
+    assert opened.usage == Usage(3, 120, 30)
+
+
+@pytest.mark.parametrize("count", [-5, 1 << 31, 1e30, True, "9", None], ids=str)
+def test_what_no_answer_can_have_used_is_not_believed(server: ChatServer, count: Any) -> None:
+    server.say = lambda body: {"content": "yes", "usage": {"prompt_tokens": 3, "completion_tokens": count}}
+    [answer] = ask(writer(server, max_tokens=9))
+    assert isinstance(answer, Answer)
+    assert answer.usage == Usage(1, 64 + len("question 0"), 9)
+
+
 def test_a_budget_waits_for_what_may_use_less_than_it_might() -> None:
     budget = Budget("it", 100, None, None)
     budget.begin(Usage(1, 60, 0))

@@ -10,6 +10,7 @@ from hfds.tries import answer_of
 from hfds.writer import Answer, Question, Usage
 
 SECRET = 8  # characters that a key has at least; a shorter one ("EMPTY") is no secret, and may stand anywhere
+MANY = 1 << 31  # tokens that no question and no answer has
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
 
@@ -50,7 +51,7 @@ class Form:
         return self._usage(prompt, int(self.sampling["max_tokens"]))
 
     def answer(self, response: Any, most: Usage) -> Answer:
-        """The answer in a response to a question that uses at most `most`; where no tokens are counted, it is that.
+        """The answer in a response to a question that uses at most `most`; see `used`.
 
         Raises:
             httpx2.HTTPStatusError: its status is that of an error.
@@ -64,20 +65,27 @@ class Form:
             choice = data["choices"][0]
             content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
             finish = str(choice.get("finish_reason"))
-            counted = data.get("usage") or {}
-            prompt, completion = (counted.get(f"{of}_tokens") for of in ("prompt", "completion"))
             made_by = " ".join(str(data[name]) for name in ("model", "system_fingerprint") if data.get(name))
         except (LookupError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"no chat completion but {response.text[:100]!r}") from None
         if not isinstance(text := refusal or content or "", str):
             raise ValueError(f"no text but {str(text)[:100]!r}")
-        counts = [count for count in (prompt, completion) if type(count) is int]
         return Answer(
             text.encode("utf-8", "replace").decode(),  # JSON may hold half a pair of surrogates
             "refusal" if refusal else finish if finish in ("length", "content_filter") else "stop",
-            self._usage(*counts) if len(counts) == 2 else most,
+            self.used(response, most),
             made_by or self.model,
         )
+
+    def used(self, response: Any, most: Usage) -> Usage:
+        """What a response says that its question used; `most` where it says nothing, or what no answer can use."""
+        try:
+            said = response.json()["usage"]
+            counts = [said[f"{of}_tokens"] for of in ("prompt", "completion")]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return most
+        believed = all(type(count) is int and 0 <= count < MANY for count in counts)
+        return self._usage(*counts) if believed else most
 
     def _usage(self, prompt: int, completion: int) -> Usage:
         return Usage(1, prompt, completion, self.cost(prompt, completion))

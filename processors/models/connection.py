@@ -61,7 +61,7 @@ class Connection:
 
     @property
     def usage(self) -> Usage:
-        """Of all answers that came."""
+        """Of all answers that came, and of tries whose answer was of no use."""
         return self._budget.used
 
     def write(
@@ -111,16 +111,8 @@ class Connection:
     def _said(self, call: "_Call", question: Question) -> Answer | Exception:
         call.wait(0)
         data, most = self._form.request(question, call.schema), self._form.most(question, call.schema)
-        used = Usage()
-        self._budget.begin(most)
-        try:
-            answer = self._tried(call, data, most)
-            if isinstance(answer, Rejected):
-                return answer
-            used = answer.usage
-        finally:
-            self._budget.end(most, used)
-        return checked(answer, call.schema)
+        answer = self._tried(call, data, most)
+        return answer if isinstance(answer, Rejected) else checked(answer, call.schema)
 
     def _tried(self, call: "_Call", data: bytes, most: Usage) -> Answer | Rejected:
         tries, longest = self.server.tries, self.server.patience
@@ -145,24 +137,30 @@ class Connection:
         return self._answered is not None and self._answered > since
 
     def _posted(self, call: "_Call", data: bytes, most: Usage) -> Answer:
-        """One try."""
-        expected = self._expected(most)
-        self._turn(call, expected)
-        used = 0.0
+        """One try, which is paid for where the server did what was asked, also if that is of no use."""
+        self._budget.begin(most)
+        used, expected = Usage(), 0.0
         try:
+            call.wait(0)  # after what may have been a long time
+            expected = self._expected(most)
+            self._turn(call, expected)
             response = self._client.post(
                 f"{self.server.url.rstrip('/')}/chat/completions",
                 content=data,
                 headers={"Content-Type": "application/json"},
             )
-            answer = self._form.answer(without(self._key, response), most)
-            used = answer.usage.prompt_tokens + answer.usage.completion_tokens
+            response = without(self._key, response)
+            if response.is_success:
+                used = self._form.used(response, most)
+            answer = self._form.answer(response, most)
+            used = answer.usage
         except FAILURES as error:
             if 0 < (asked_pause(error) or 0) <= self.server.patience:
                 self._pause(asked_pause(error) or 0)
             raise
         finally:
-            self._tokens.correct(used - expected)
+            self._tokens.correct(used.prompt_tokens + used.completion_tokens - expected)
+            self._budget.end(most, used)
         self._answered, self._refused = time.monotonic(), 0
         return answer
 

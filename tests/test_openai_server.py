@@ -531,6 +531,24 @@ def test_what_no_answer_can_have_used_is_not_believed(server: ChatServer, count:
     assert answer.usage == Usage(1, 64 + len("question 0"), 9)
 
 
+BODIES = {
+    "longer": ({"max_tokens": 700}, 700),
+    "other-name": ({"max_tokens": None, "max_completion_tokens": 600}, 600),
+    "both": ({"max_completion_tokens": 600}, 600),
+    "several": ({"n": 3}, 27),
+    "longer-and-several": ({"max_tokens": 70, "n": 2}, 140),
+    "none": ({"max_tokens": None}, 9),
+}
+
+
+@pytest.mark.parametrize("body, most", BODIES.values(), ids=BODIES)
+def test_the_most_is_reckoned_by_what_is_sent(server: ChatServer, body: Any, most: int) -> None:
+    server.say = lambda body: {"content": "yes", "usage": None}
+    [answer] = ask(writer(server, max_tokens=9, body=body))
+    assert isinstance(answer, Answer)
+    assert answer.usage == Usage(1, 64 + len("question 0"), most)
+
+
 def test_a_budget_waits_for_what_may_use_less_than_it_might() -> None:
     budget = Budget("it", 100, None, None)
     budget.begin(Usage(1, 60, 0))
@@ -566,6 +584,7 @@ WRONG = {
     "threads": ({"concurrency": 0}, "concurrency must be a whole number from 1"),
     "rate": ({"requests_per_minute": 0}, "requests_per_minute must be above 0"),
     "budget": ({"budget": 5.0}, "needs prices"),
+    "no-end": ({"budget_tokens": 9, "body": {"max_tokens": None}}, "a budget needs an answer that ends"),
     "prices": ({"prices": (1.0, -1.0)}, "prices must be two numbers from 0"),
     "key": ({"key_variable": SECRET}, "never the key itself"),
 }

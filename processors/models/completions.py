@@ -14,6 +14,15 @@ MANY = 1 << 31  # tokens that no question and no answer has
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
 
+def longest(sampling: Mapping[str, Any], body: Mapping[str, Any]) -> int | None:
+    """The tokens that answers to one request may have together, by its fields; None where they do not say."""
+    whole = {**sampling, **body}
+    limits = [whole.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    known = [limit for limit in limits if type(limit) is int and limit > 0]
+    counts = [whole.get(name) for name in ("n", "best_of")]
+    return max(known) * max([1, *(count for count in counts if type(count) is int)]) if known else None
+
+
 @dataclass(frozen=True)
 class Form:
     """How requests to one model look.
@@ -48,7 +57,7 @@ class Form:
         """What a question uses at most: no token is less than a byte."""
         prompt = sum(len(text.encode("utf-8", "replace")) + ROOM for _, text in question.messages) + ROOM
         prompt += len(json.dumps(dict(schema))) if schema is not None else 0
-        return self._usage(prompt, int(self.sampling["max_tokens"]))
+        return self._usage(prompt, longest(self.sampling, self.body) or int(self.sampling["max_tokens"]))
 
     def answer(self, response: Any, most: Usage) -> Answer:
         """The answer in a response to a question that uses at most `most`; see `used`.

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from hfds.errors import ConfigError
 from hfds.upstream import clean_token
+from processors.models.completions import longest
 from processors.models.connection import Connection
 from processors.models.sampling import sampling_problems
 
@@ -88,6 +89,10 @@ class OpenAIServer:
                 found.append(f"{name} must be a whole number from 1, got {getattr(self, name)!r}")
         if self.budget is not None and not self.prices:
             found.append("a budget in money needs prices: of a million tokens of prompts, and of answers")
+        if (self.budget or self.budget_tokens) and longest(self.sampling, self.body) is None:
+            found.append(
+                "a budget needs an answer that ends: max_tokens or max_completion_tokens, which body takes off"
+            )
         if self.prices is not None and not (len(self.prices) == 2 and all(price >= 0 for price in self.prices)):
             found.append(f"prices must be two numbers from 0, of prompts and of answers, got {self.prices!r}")
         if self.key_variable is not None and not self.key_variable.isidentifier():

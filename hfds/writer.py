@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from hfds.errors import BadRow, MissingExtra
 
+UNFINISHED = ("length", "refusal", "content_filter")  # how an answer ends besides "stop"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -51,7 +53,8 @@ class Answer:
 
     Args:
         text: with nothing taken off; where it refused, its refusal.
-        finish: "stop", "length" (cut where `max_tokens` ended), "refusal" or "content_filter".
+        finish: "stop", "length" (cut where `max_tokens` ended), "refusal" or "content_filter"; or, in a BadAnswer, the
+            backend's own word for another end: "abort", "error".
         usage: what this answer took.
         model: what wrote it: "<repo>@<commit> <dtype>", or what the server calls it.
     """
@@ -63,8 +66,8 @@ class Answer:
 
 
 class BadAnswer(BadRow):
-    """An answer that is not what was asked for: `reason` is "empty_answer", "not_json" or "not_of_schema", `value` the
-    text. It was paid for: `answer` has it whole."""
+    """An answer that is not what was asked for: `reason` is "empty_answer", "not_json", "not_of_schema" or
+    "broken_answer" (it did not come to an end of its own), `value` the text. It was paid for: `answer` has it whole."""
 
     def __init__(self, reason: str, value: str | None, answer: Answer):
         super().__init__(reason, value)
@@ -135,13 +138,16 @@ def in_order(
 
 
 def checked(answer: Answer, schema: Mapping[str, Any] | None = None) -> Answer | BadAnswer:
-    """`answer`, or a BadAnswer where the model came to its end and what it wrote is empty, or not JSON of `schema`.
+    """`answer`, or a BadAnswer where it ended in no way that is known, or where the model came to its end and what it
+    wrote is empty, or not JSON of `schema`.
 
     Raises:
         MissingExtra: jsonschema is not installed.
     """
-    if answer.finish != "stop":
+    if answer.finish in UNFINISHED:
         return answer
+    if answer.finish != "stop":
+        return BadAnswer("broken_answer", f"{answer.finish}: {answer.text}", answer)
     if not answer.text.strip():
         return BadAnswer("empty_answer", None, answer)
     if schema is None:

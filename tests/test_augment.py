@@ -141,6 +141,11 @@ def test_nothing_that_was_said_is_lost(text: str, finish: str) -> None:
             assert said == "".join(text.split()) or not text.strip()
 
 
+def test_an_answer_that_its_backend_ended_is_broken_as_a_whole() -> None:
+    for form in ("lines", "json"):
+        assert parts('{"prompts": ["a fox"]}', "abort", form, ()) == [Part('{"prompts": ["a fox"]}', "broken_answer")]
+
+
 @given(st.lists(st.text(min_size=1), min_size=1), st.data())
 def test_of_a_cut_list_the_whole_texts_are_kept(texts: list[str], data: Any) -> None:
     whole = json.dumps({"prompts": texts})

@@ -113,6 +113,10 @@ FINISHES = {
         "The prompt was filtered",
     ),
     "odd-finish": ({"content": "a cat", "finish_reason": None}, "stop", "a cat"),
+    "other-word": ({"content": "a cat", "finish_reason": "end_turn"}, "stop", "a cat"),
+    "cut-elsewhere": ({"content": "a cat and", "finish_reason": "MAX_TOKENS"}, "length", "a cat and"),
+    "filtered-elsewhere": ({"content": "", "finish_reason": "SAFETY"}, "content_filter", ""),
+    "refused-elsewhere": ({"content": "No.", "finish_reason": "refusal"}, "refusal", "No."),
     "half-a-pair": ({"whole": '{"choices": [{"message": {"content": "a \\ud83d cat"}}]}'}, "stop", "a ? cat"),
 }
 
@@ -124,6 +128,16 @@ def test_how_an_answer_ended_is_told(server: ChatServer, said: dict[str, Any], f
         [answer] = ask(writer(server), schema=schema)
         assert isinstance(answer, Answer)
         assert (answer.finish, answer.text) == (finish, text)
+
+
+@pytest.mark.parametrize("end", ["abort", "error", "tool_calls"])
+def test_an_answer_that_came_to_no_end_of_its_own_is_a_failure_that_is_kept(server: ChatServer, end: str) -> None:
+    server.say = lambda body: {"content": '{"n": 1}', "finish_reason": end}
+    for schema in (None, SCHEMA):
+        [bad] = ask(writer(server), schema=schema)
+        assert isinstance(bad, BadAnswer)
+        assert (bad.reason, bad.value) == ("broken_answer", f'{end}: {{"n": 1}}')
+        assert bad.answer == Answer('{"n": 1}', end, Usage(1, TOKENS, TOKENS), "tiny")
 
 
 BAD = {

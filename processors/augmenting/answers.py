@@ -19,7 +19,7 @@ SCHEMA: dict[str, Any] = {
 }
 FAULTS = (  # docs/generate.md has one of each
     "numbering", "quotes", "preamble", "refused", "example", "blank", "cut", "empty_answer", "filtered",
-    "not_json", "wrong_json",
+    "broken_answer", "not_json", "wrong_json",
 )  # fmt: skip
 UNANSWERED = {"refusal": "refused", "content_filter": "filtered"}  # as `processors.write` names them
 _REFUSAL = re.compile(
@@ -53,9 +53,9 @@ class Part(NamedTuple):
 def parts(text: str, finish: str, form: str, known: Collection[str]) -> list[Part]:
     """An answer as its parts, in order; never none.
 
-    Faults of an answer as a whole are "empty_answer", "refused", "filtered", "not_json" and "wrong_json" (another
-    value than was asked for); of a part "blank", "cut" (where the answer ended too early), "numbering", "quotes",
-    "preamble" (and remarks at the end), "refused", and "example" (it repeats an example).
+    Faults of an answer as a whole are "empty_answer", "refused", "filtered", "broken_answer", "not_json" and
+    "wrong_json" (another value than was asked for); of a part "blank", "cut" (where the answer ended too early),
+    "numbering", "quotes", "preamble" (and remarks at the end), "refused", and "example" (it repeats an example).
 
     Args:
         finish: how the answer ended; see `hfds.writer.Answer`.
@@ -64,6 +64,8 @@ def parts(text: str, finish: str, form: str, known: Collection[str]) -> list[Par
     """
     if finish in UNANSWERED:
         return [Part(text, UNANSWERED[finish])]
+    if finish not in ("stop", "length"):
+        return [Part(text, "broken_answer")]
     if not text.strip():
         return [Part(text, "cut" if finish == "length" else "empty_answer")]
     found = _lines(text, finish) if form == "lines" else _items(text, finish)

@@ -10,6 +10,12 @@ from hfds.tries import answer_of
 from hfds.writer import Answer, Question, Usage
 
 SECRET = 8  # characters that a key has at least; a shorter one ("EMPTY") is no secret, and may stand anywhere
+ENDS = {  # what servers of this form, and those behind which others stand, say of an answer's end, in small letters
+    "stop": ("stop", "eos", "eos_token", "end_turn", "stop_sequence"),
+    "length": ("length", "max_tokens", "max_output_tokens", "model_length"),
+    "content_filter": ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
+    "refusal": ("refusal",),
+}
 MANY = 1 << 31  # tokens that no question and no answer has
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
@@ -73,7 +79,7 @@ class Form:
             data = response.json()
             choice = data["choices"][0]
             content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
-            finish = str(choice.get("finish_reason"))
+            finish = _finish(choice.get("finish_reason"))
             made_by = " ".join(str(data[name]) for name in ("model", "system_fingerprint") if data.get(name))
         except (LookupError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"no chat completion but {response.text[:100]!r}") from None
@@ -81,7 +87,7 @@ class Form:
             raise ValueError(f"no text but {str(text)[:100]!r}")
         return Answer(
             text.encode("utf-8", "replace").decode(),  # JSON may hold half a pair of surrogates
-            "refusal" if refusal else finish if finish in ("length", "content_filter") else "stop",
+            "refusal" if refusal else finish,
             self.used(response, most),
             made_by or self.model,
         )
@@ -98,6 +104,12 @@ class Form:
 
     def _usage(self, prompt: int, completion: int) -> Usage:
         return Usage(1, prompt, completion, self.cost(prompt, completion))
+
+
+def _finish(said: Any) -> str:
+    """How an answer ended, in the words of `hfds.writer.Answer`. Who says nothing says that it ended as it should."""
+    word = "stop" if said is None else printable(" ".join(str(said).split()))[:40]
+    return next((finish for finish, words in ENDS.items() if word.lower() in words), word)
 
 
 def no_credit(error: BaseException) -> bool:

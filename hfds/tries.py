@@ -93,7 +93,7 @@ def asked_pause(error: BaseException) -> float | None:
         return float(after)
     try:
         date = parsedate_to_datetime(after)
-    except ValueError:
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, OverflowError):  # the second of a zone that no clock has
         return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, date.timestamp() - time.time())

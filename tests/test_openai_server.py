@@ -183,6 +183,7 @@ BUSY = {
     "429-now": Fault(ASK, 429, NOW, times=2),
     "500": Fault(ASK, 500, NOW, times=2),
     "529": Fault(ASK, 529, NOW, times=1),
+    "429-nowhere": Fault(ASK, 429, {"Retry-After": f"Mon, 01 Jan 2026 00:00:00 +{'9' * 18}"}, times=1),
     "503-page": Fault(ASK, 503, NOW, "<html>Bad gateway</html>", times=1),
     "lost": Fault(ASK, lost=True, times=1),
     "cut": Fault(ASK, cut=30, times=1),

@@ -159,9 +159,12 @@ def checked(answer: Answer, schema: Mapping[str, Any] | None = None) -> Answer |
         raise MissingExtra("a schema of answers", "jsonschema", "write") from None
     try:
         value = json.loads(answer.text, parse_constant=_no_constant)
-        wrong = best_match(validator_for(schema)(schema).iter_errors(value))
     except (ValueError, RecursionError):
         return BadAnswer("not_json", answer.text, answer)
+    try:
+        wrong = best_match(validator_for(schema)(schema, registry=_known()).iter_errors(value))
+    except Exception as error:  # noqa: BLE001  of a schema that turns in a circle, say: the answer was paid for
+        return BadAnswer("not_of_schema", f"{type(error).__name__}: {answer.text}", answer)
     return answer if wrong is None else BadAnswer("not_of_schema", f"{wrong.message}: {answer.text}", answer)
 
 
@@ -176,8 +179,45 @@ def schema_problems(schema: Mapping[str, Any]) -> list[str]:
         from jsonschema.validators import validator_for
     except ImportError:
         return [str(MissingExtra("a schema of answers", "jsonschema", "write"))]
+    kind = validator_for(schema)
     try:
-        validator_for(schema).check_schema(schema)
+        kind.check_schema(schema, format_checker=kind.FORMAT_CHECKER)  # with which patterns are looked at too
     except SchemaError as error:
         return [f"the schema of answers is no JSON Schema: {error.message}"]
-    return []
+    except RecursionError:
+        return ["the schema of answers is nested too deeply"]
+    return [f"the schema of answers has no {found!r}, to which it refers" for found in _unresolved(schema)]
+
+
+def _known() -> Any:
+    """The schemas that another may refer to: those of JSON Schema itself. None is fetched from anywhere."""
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
+
+    return REGISTRY
+
+
+def _unresolved(schema: Mapping[str, Any]) -> list[str]:
+    """The references of a schema that lead nowhere, also in what it refers to."""
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012, specification_with
+
+    kind = specification_with(str(schema.get("$schema", "")), default=DRAFT202012)
+    whole = kind.create_resource(schema)
+    found: dict[str, None] = {}
+    left, seen = [(whole, _known().resolver_with_root(whole))], set()
+    while left:
+        part, resolver = left.pop()
+        if id(part.contents) in seen or not isinstance(part.contents, Mapping):
+            continue
+        seen.add(id(part.contents))
+        for name in ("$ref", "$dynamicRef", "$recursiveRef"):
+            if not isinstance(to := part.contents.get(name), str):
+                continue
+            try:
+                there = resolver.lookup(to)
+            except Unresolvable:
+                found[to] = None
+            else:
+                left.append((kind.create_resource(there.contents), there.resolver))
+        left += [(below, resolver.in_subresource(below)) for below in part.subresources()]
+    return [*found]

@@ -19,7 +19,7 @@ from fixtures.chat import ASK, TOKENS, ChatServer
 from hub import Fault
 
 from hfds.errors import ConfigError, Stopped, WriterError
-from hfds.writer import Answer, BadAnswer, Question, Usage, in_order
+from hfds.writer import Answer, BadAnswer, Question, Usage, checked, in_order, schema_problems
 from processors.models.connection import Connection, Rejected
 from processors.models.limits import Budget, Pace
 from processors.models.openai_server import OpenAIServer
@@ -620,3 +620,51 @@ def test_a_schema_that_is_none_is_said(server: ChatServer) -> None:
     with pytest.raises(ConfigError, match="is no JSON Schema: 'whatever' is not valid"):
         next(opened.write(questions(1), {"type": "whatever"}))
     opened.close()
+
+
+REFERENCES = {
+    "nowhere": {"$ref": "#/$defs/x"},
+    "below": {"type": "object", "properties": {"a": {"items": {"$ref": "#/$defs/x"}}}, "$defs": {"y": {}}},
+    "behind-another": {"$ref": "#/parts/y", "parts": {"y": {"$ref": "#/$defs/x"}}},
+    "another-page": {"properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}},
+    "no-anchor": {"$ref": "#x"},
+}
+
+
+@pytest.mark.parametrize("schema", REFERENCES.values(), ids=REFERENCES)
+def test_a_schema_that_refers_to_nothing_is_said_before_anything_is_asked(server: ChatServer, schema: Any) -> None:
+    opened = writer(server).open("cpu")
+    with pytest.raises(ConfigError, match=r"the schema of answers has no '.*x', to which it refers"):
+        next(opened.write(questions(1), schema))
+    opened.close()
+    assert server.asked == []
+
+
+def test_a_schema_with_a_pattern_that_is_none_is_said() -> None:
+    [problem] = schema_problems({"type": "string", "pattern": "("})
+    assert "is no JSON Schema" in problem
+
+
+GOOD = {
+    "recursive": {"properties": {"n": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"items": {"$ref": "#/$defs/x"}}}},
+    "whole": {"properties": {"n": {"$ref": "#"}}},
+    "anchor": {"properties": {"n": {"$ref": "#x"}}, "$defs": {"y": {"$anchor": "x"}}},
+    "own-id": {"$id": "http://x/y", "properties": {"n": {"$ref": "y#/$defs/z"}}, "$defs": {"z": {}}},
+    "old": {"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/x", "definitions": {"x": {}}},
+    "of-json-schema": {"properties": {"n": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}},
+    "a-property": {"properties": {"$ref": {"type": "string"}}},
+    "a-value": {"const": {"$ref": "#/nowhere"}},
+}
+
+
+@pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD)
+def test_a_schema_that_refers_to_what_is_there_is_none_of_these(schema: Any) -> None:
+    assert schema_problems(schema) == []
+
+
+def test_an_answer_that_was_paid_for_is_kept_whatever_its_schema_does() -> None:
+    answer = Answer('{"n": 1}', "stop", Usage(1, 1, 1), "tiny")
+    for schema in ({"$ref": "#"}, {"$ref": "#/nowhere"}):
+        bad = checked(answer, schema)
+        assert isinstance(bad, BadAnswer)
+        assert (bad.reason, bad.answer) == ("not_of_schema", answer)

@@ -103,6 +103,13 @@ def test_a_request_says_all_that_the_key_says(server: ChatServer) -> None:
     assert replace(asking, known_as="here").entry() == replace(asking, known_as="here", url="http://x/v1").entry()
 
 
+def test_two_ways_to_write_the_same_writer_have_one_key() -> None:
+    first = OpenAIServer("http://localhost:8000/v1", "tiny", temperature=1, top_p=1)
+    for second in (replace(first, temperature=1.0, top_p=1.0), replace(first, url=f"{first.url}/")):
+        assert json.dumps(second.entry()) == json.dumps(first.entry())
+    assert json.dumps(replace(first, max_tokens=7).entry()["max_tokens"]) == "7"
+
+
 FINISHES = {
     "refusal": ({"refusal": "I cannot help with that."}, "refusal", "I cannot help with that."),
     "cut": ({"content": "a cat and", "finish_reason": "length"}, "length", "a cat and"),
@@ -480,6 +487,9 @@ def test_ranks_share_limits_and_budget(server: ChatServer) -> None:
     assert opened._budget.tokens == 250
     assert opened._threads._max_workers == 2
     opened.close()
+    few = writer(server, concurrency=2).open("cpu", ranks=4)
+    assert few._threads._max_workers == 1  # none would ask nothing
+    few.close()
 
 
 @pytest.mark.parametrize("limit", [{"budget_tokens": 4000}, {"budget": 0.008, "prices": (1.0, 3.0)}], ids=str)

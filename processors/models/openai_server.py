@@ -36,7 +36,8 @@ class OpenAIServer:
         tries: how often a request is made at most.
         patience: seconds between two of them, at most; a server that asks for more ends the run.
 
-    Concurrency, limits and budget are those of a whole run: each of its ranks has its share.
+    Concurrency, limits and budget are those of all ranks of a run together: each has its share. A rank has one thread
+    at least, so more ranks than `concurrency` ask as many questions at once as they are.
     """
 
     url: str
@@ -69,9 +70,13 @@ class OpenAIServer:
         return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
 
     def entry(self) -> dict[str, Any]:
-        """What its answers depend on."""
-        where = {"server": self.known_as or self.url, "model": self.model, "revision": self.revision}
-        return {"backend": type(self).__name__, **where, **self.sampling, "body": dict(self.body)}
+        """What its answers depend on, the same for all ways to write it: 1 and 1.0, a url with a slash behind it."""
+        server = self.known_as or str(self.url).rstrip("/")
+        where = {"server": server, "model": self.model, "revision": self.revision}
+        sampling = {name: float(value) if type(value) is int else value for name, value in self.sampling.items()}
+        return {
+            "backend": type(self).__name__, **where, **sampling, "max_tokens": self.max_tokens, "body": dict(self.body)
+        }  # fmt: skip
 
     def problems(self) -> list[str]:
         """What is wrong with its parameters."""

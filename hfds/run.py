@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hfds.errors import ConfigError, HfdsError, MissingExtra
+from hfds.writer import Limited, Opened, Writer
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # how long a rank waits for another that still works; one that died is noticed at once
@@ -48,6 +49,7 @@ class Run:
     ranks: int = 1
     local_rank: int = 0
     models: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # what is loaded, by step key
+    limits: list[tuple[Any, Any]] = field(default_factory=list, repr=False, compare=False)  # writers, with what is left
     _group: Any = field(default=None, repr=False, compare=False)
     _began: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
@@ -161,6 +163,17 @@ class Run:
         yield
         if not self.local_rank:
             self.gathered(None)
+
+    def opened(self, writer: Writer) -> Opened:
+        """A writer, ready to write. All that the run has opened of equal ones, before or for another step, has its part
+        in their limits."""
+        if not isinstance(writer, Limited):
+            return writer.open(self.device, self.ranks)
+        limits = next((limits for known, limits in self.limits if known == writer), None)
+        if limits is None:
+            limits = writer.limits(self.ranks)
+            self.limits.append((writer, limits))
+        return writer.open(self.device, self.ranks, limits)
 
     @property
     def sources(self) -> Path:

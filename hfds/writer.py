@@ -7,7 +7,7 @@ that whoever asks can keep each answer, whatever happens to the next ones.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hfds.errors import BadRow, MissingExtra
 
@@ -126,6 +126,19 @@ class Writer(Protocol):
 
     def problems(self) -> list[str]:
         """What is wrong with its parameters, one sentence each."""
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A writer with limits that hold for all that a run opens of it, one after the other or at once."""
+
+    def limits(self, ranks: int) -> Any:
+        """The share of one of `ranks` processes, of which nothing is used yet."""
+        ...
+
+    def open(self, device: str, ranks: int = 1, limits: Any = None) -> Opened:
+        """As of every writer; within `limits`, or such of its own when None."""
         ...
 
 

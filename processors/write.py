@@ -96,7 +96,7 @@ class Write(ModelAnnotator):
         return self.writer.open(device)
 
     def open(self, run: Run) -> Opened:
-        return self.writer.open(run.device, run.ranks)
+        return run.opened(self.writer)
 
     def prepare(self, batch: Batch) -> list[Question]:
         columns = [batch.texts(name) for name in self.needs]

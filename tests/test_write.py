@@ -128,6 +128,24 @@ def test_a_budget_ends_the_run_and_what_was_paid_for_is_kept(server: ChatServer,
     assert Counter(asked.text for asked in server.asked).most_common(1)[0][1] == 1, "nothing is paid for twice"
 
 
+def test_steps_of_a_run_share_the_budget_of_their_writer(server: ChatServer, tmp_path: Path) -> None:
+    budget = {"budget_tokens": 50 * 20 + 700, "max_tokens": 10}
+    first, run = step(server, **budget), Run(tmp_path)
+    first(rows(40), run)  # half of the budget
+    before = len(server.asked)
+    second = Write(step(server, **budget).writer, "Say {prompt} again", into="again")  # equal, and not the same one
+    with pytest.raises(Stopped, match="has no room for another request"):
+        second(rows(), run)
+    assert before + 5 <= len(server.asked) <= 90
+    with pytest.raises(Stopped):  # a pass later, when it is opened anew
+        second(rows(), run)
+    assert len(server.asked) <= 90
+    again = Run(tmp_path)  # another run has it anew
+    with pytest.raises(Stopped):
+        second(rows(), again)
+    assert len(server.asked) > 90
+
+
 def test_a_server_that_is_gone_in_the_middle_leaves_what_it_answered(tmp_path: Path) -> None:
     with ChatServer(rewrite) as server:
         server.faults = [Fault(ASK, lost=True, after=90)]

@@ -121,7 +121,7 @@ class Asked:
         if self._opened is None:
             for name in [*self.run.models]:  # of steps before: they make room
                 getattr(self.run.models.pop(name), "close", lambda: None)()
-            self._opened = self.writer.open(self.run.device, self.run.ranks)
+            self._opened = self.run.opened(self.writer)
         kept = _Kept(self.answers, Journal(self.run.journal, self.answers.folder), keys, self.run.commit_seconds)
         silent = self.run.local_rank > 0 or None
         bar = tqdm(total=len(questions), desc=title, unit=" requests", leave=False, disable=silent)

@@ -17,7 +17,7 @@ from hfds.errors import ConfigError, HfdsError, MissingExtra, WriterError
 from hfds.tries import AGAIN, FAILURES, answer_of, asked_pause, status_of, tried
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
 from processors.models.completions import Form, no_credit, told, without
-from processors.models.limits import Budget, Pace
+from processors.models.limits import Limits
 
 if TYPE_CHECKING:
     from processors.models.openai_server import OpenAIServer
@@ -33,18 +33,15 @@ class Rejected(Exception):
 class Connection:
     """A server as it is asked by one process; see `hfds.writer.Opened`."""
 
-    def __init__(self, server: "OpenAIServer", key: str | None, ranks: int):
+    def __init__(self, server: "OpenAIServer", key: str | None, ranks: int, limits: Limits):
         try:
             import httpx2
         except ImportError:
             raise MissingExtra(type(server).__name__, "httpx2", "write") from None
         self.server, self._key = server, key
         threads = max(1, server.concurrency // ranks)
-        self._requests, self._tokens = (
-            Pace(limit and limit / ranks) for limit in (server.requests_per_minute, server.tokens_per_minute)
-        )
-        tokens, money = (limit and limit / ranks for limit in (server.budget_tokens, server.budget))
-        self._budget = Budget(server.url, tokens, money, server.prices)
+        self._requests, self._tokens, self._budget = limits.requests, limits.tokens, limits.budget
+        self._used = Usage()
         self._form = Form(server.model, server.sampling, server.body, self._budget.cost)
         self._client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -62,7 +59,7 @@ class Connection:
     @property
     def usage(self) -> Usage:
         """Of all answers that came, and of tries whose answer was of no use."""
-        return self._budget.used
+        return self._used
 
     def write(
         self, questions: Sequence[Question], schema: Mapping[str, Any] | None = None
@@ -161,6 +158,8 @@ class Connection:
         finally:
             self._tokens.correct(used.prompt_tokens + used.completion_tokens - expected)
             self._budget.end(most, used)
+            with self._lock:
+                self._used += used
         self._answered, self._refused = time.monotonic(), 0
         return answer
 

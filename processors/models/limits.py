@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hfds.errors import Stopped
 from hfds.writer import Usage
@@ -98,3 +99,12 @@ class Budget:
             f"{self.who}: the budget of {' and '.join(limits)} has no room for another request, with {used} used; "
             "every answer is kept: give a larger one and run again to go on"
         )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What holds for all that asks one server in a process: requests and tokens a minute, and a budget."""
+
+    requests: Pace
+    tokens: Pace
+    budget: Budget

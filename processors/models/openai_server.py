@@ -11,6 +11,7 @@ from hfds.errors import ConfigError
 from hfds.upstream import clean_token
 from processors.models.completions import longest
 from processors.models.connection import Connection
+from processors.models.limits import Budget, Limits, Pace
 from processors.models.sampling import sampling_problems
 
 
@@ -36,8 +37,9 @@ class OpenAIServer:
         tries: how often a request is made at most.
         patience: seconds between two of them, at most; a server that asks for more ends the run.
 
-    Concurrency, limits and budget are those of all ranks of a run together: each has its share. A rank has one thread
-    at least, so more ranks than `concurrency` ask as many questions at once as they are.
+    Limits and budget are those of a whole run: of all steps whose writers are equal, and all ranks, of which each has
+    its share. Concurrency is that of one step on all ranks; a rank has one thread at least, so more ranks than
+    `concurrency` ask as many questions at once as they are.
     """
 
     url: str
@@ -104,8 +106,16 @@ class OpenAIServer:
             found.append("key_variable must be the name of an environment variable, never the key itself")
         return [f"{type(self).__name__}: {problem}" for problem in found]
 
-    def open(self, device: str, ranks: int = 1) -> Connection:
-        """A connection; nothing is sent before it is asked.
+    def limits(self, ranks: int) -> Limits:
+        """The share that one of `ranks` processes has of what is kept to."""
+        requests, tokens = (
+            Pace(limit and limit / ranks) for limit in (self.requests_per_minute, self.tokens_per_minute)
+        )
+        most, money = (limit and limit / ranks for limit in (self.budget_tokens, self.budget))
+        return Limits(requests, tokens, Budget(self.url, most, money, self.prices))
+
+    def open(self, device: str, ranks: int = 1, limits: Limits | None = None) -> Connection:
+        """A connection; nothing is sent before it is asked. It keeps to `limits`, which others may share.
 
         Raises:
             ConfigError: a parameter cannot be, or the environment variable holds no key.
@@ -113,7 +123,7 @@ class OpenAIServer:
         """
         if problems := self.problems():
             raise ConfigError(*problems)
-        return Connection(self, self._key(), ranks)
+        return Connection(self, self._key(), ranks, limits or self.limits(ranks))
 
     def _key(self) -> str | None:
         if self.key_variable is None:

@@ -29,8 +29,8 @@ SEEDS = 1 << 53
 class Write(ModelAnnotator):
     """What a language model answers about each row, in the column `into`, and in `<into>_by` who wrote it and how.
 
-    A row whose answer is empty, refused, filtered, cut where `max_tokens` ended, or not of the schema is dropped with
-    that as the reason. Such an answer was paid for too: it is kept, and not asked for again by itself.
+    A row whose answer is empty, refused, filtered, cut where `max_tokens` ended, broken off, or not of the schema is
+    dropped with that as the reason. Such an answer was paid for too: it is kept, and not asked for again by itself.
 
     Args:
         writer: the language model.

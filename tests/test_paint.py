@@ -457,6 +457,34 @@ def test_what_does_not_fit_the_checkpoint(model: Path, tmp_path: Path) -> None:
         step(model, lora=Lora(str(other)))(prompts(1))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, in diffusers
+def test_a_sampler_with_noise_of_its_own_is_refused(copy: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"'DPMSolverSDEScheduler' is a sampler that draws noise of its own"
+    ) as refused:
+        step(copy, scheduler="DPMSolverSDEScheduler")(prompts(1))
+    offered = str(refused.value).split("give one of ")[1].split(", ")
+    assert "DPMSolverSDEScheduler" not in offered
+    assert {"DDIMScheduler", "DPMSolverMultistepScheduler"} <= {*offered}
+    checkpoints.config_of(copy, "scheduler/scheduler_config.json", _class_name="DPMSolverSDEScheduler")
+    checkpoints.config_of(copy, "model_index.json", scheduler=["diffusers", "DPMSolverSDEScheduler"])
+    with pytest.raises(
+        ConfigError, match=r"requires the torchsde library|has the sampler DPMSolverSDEScheduler"
+    ) as own:
+        step(copy)(prompts(1))
+    assert "\n" not in str(own.value)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, in diffusers
+def test_every_sampler_that_is_offered_gives_the_same_picture_again(model: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        step(model, scheduler="DPMSolverSDEScheduler")(prompts(1))
+    for name in str(refused.value).split("give one of ")[1].split(", "):
+        first, again = (step(model, scheduler=name, steps=4)(prompts(2)) for _ in range(2))
+        assert apart(first, again) == 0, name
+
+
 def test_a_model_that_gives_no_number_paints_nothing(copy: Path, tmp_path: Path) -> None:
     file = copy / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({name: weight * float("nan") for name, weight in load_file(file).items()}, file, {"format": "pt"})

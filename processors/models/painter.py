@@ -19,6 +19,8 @@ from processors.models import Painted
 from processors.models.checkpoint import load_from, quiet, read_json
 from processors.models.parts import CHECKER, Parts, networks, parts_of
 
+_UNSEEDED = "that draws noise of its own, so that a picture would be another one each time"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -107,7 +109,8 @@ def load_painter(model: Pipeline, device: str, settings: Settings) -> _Painter:
 
     Raises:
         ConfigError: a part of the checkpoint is missing, broken, or none of diffusers' or transformers'; the sampler
-            does not go with it; the adapter does not fit; or the pipeline knows no size or no negative prompt.
+            does not go with it, or draws noise of its own; the adapter does not fit; or the pipeline knows no size or
+            no negative prompt.
     """
     import torch
 
@@ -132,6 +135,10 @@ def load_painter(model: Pipeline, device: str, settings: Settings) -> _Painter:
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler:
         pipeline.scheduler = _scheduler(pipeline, settings.scheduler, model)
+    elif _unseeded(type(pipeline.scheduler)):
+        raise ConfigError(
+            f"{model.repo} has the sampler {type(pipeline.scheduler).__name__}, {_UNSEEDED}: give another scheduler"
+        )
     if settings.lora:
         _adapt(pipeline, settings.lora, settings.lora_scale, model)
     pipeline.to(device)
@@ -153,10 +160,24 @@ def _checker(model: Model, parts: Parts, device: str) -> tuple[Any, Any] | None:
 
 
 def _scheduler(pipeline: Any, name: str, model: Model) -> Any:
-    there = {kind.__name__: kind for kind in (*pipeline.scheduler.compatibles, type(pipeline.scheduler))}
+    kinds = {kind.__name__: kind for kind in (*pipeline.scheduler.compatibles, type(pipeline.scheduler))}
+    there = sorted(each for each, kind in kinds.items() if not _unseeded(kind))
+    if name in kinds and name not in there:
+        raise ConfigError(f"{name!r} is a sampler {_UNSEEDED}: give one of {', '.join(there)}")
     if name not in there:
-        raise ConfigError(f"{name!r} is no sampler that goes with {model.repo}: {nearest(name, sorted(there))}")
-    return there[name].from_config(pipeline.scheduler.config)
+        raise ConfigError(f"{name!r} is no sampler that goes with {model.repo}: {nearest(name, there)}")
+    with _as_config_error(f"the sampler {name} cannot be loaded"):
+        return kinds[name].from_config(pipeline.scheduler.config)
+
+
+def _unseeded(kind: Any) -> bool:
+    """Whether a sampler has noise that the generators of the pictures do not decide: its `step` takes none, and it
+    draws from a source of its own, as DPMSolverSDEScheduler from torchsde."""
+    if "torchsde" in getattr(kind, "_backends", ()):  # diffusers' stand-in, where torchsde is not installed
+        return True
+    if "generator" in inspect.signature(kind.step).parameters:
+        return False
+    return "noise_sampler_seed" in inspect.signature(kind.__init__).parameters
 
 
 def _adapt(pipeline: Any, lora: Lora, scale: float, model: Model) -> None:
@@ -186,6 +207,15 @@ def _as_config_error(what: str) -> Iterator[None]:
     try:
         with quiet(), quiet("diffusers"):
             yield
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         lines = str(error).strip().splitlines()
         raise ConfigError(f"{what}: {lines[0][:300] if lines else type(error).__name__}") from None

@@ -133,6 +133,10 @@ class Paint(ModelAnnotator):
                 found.append(f"{self.name}: {name} must be a text, got {getattr(self, name)!r}")
         return found
 
+    def parameters(self) -> dict[str, Any]:
+        """As of every step, with 9 and 9.0, which are equal, as one."""
+        return {**super().parameters(), "guidance": float(self.guidance), "lora_scale": float(self.lora_scale)}
+
     def load(self, device: str) -> "_Studio":
         need(self.name, "torch", "transformers")
         need(self.name, "diffusers", *(["peft"] if self.lora else []), extra="paint")

@@ -103,6 +103,14 @@ def test_what_changes_a_picture_and_what_does_not(model: Path, tmp_path: Path) -
     assert step(moved).key() == step(model).key(), "wherever the checkpoint lies"
 
 
+def test_whole_numbers_are_the_same_as_their_floats(model: Path) -> None:
+    whole, same = step(model, guidance=9, lora_scale=1), step(model, guidance=9.0, lora_scale=1.0)
+    assert whole == same
+    assert (whole.key(), whole.entry()) == (same.key(), same.entry())
+    assert repr(whole.parameters()) == repr(same.parameters())
+    assert step(model, guidance=9.5).key() != same.key()
+
+
 @pytest.mark.parametrize("format, quality", [("png", 95), ("jpeg", 95), ("webp", 80)])
 def test_pictures_are_encoded_and_scaled_as_asked(model: Path, format: str, quality: int) -> None:
     made = step(model, format=format, quality=quality, scaled_to=(40, 48))(prompts(2)).with_format("arrow")[:]

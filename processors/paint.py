@@ -18,6 +18,7 @@ from datasets import Features, Value
 
 from hfds.annotator import ModelAnnotator
 from hfds.batch import Batch
+from hfds.errors import BadRow
 from hfds.model import Lora, Pipeline
 from hfds.record import FEATURES
 from processors.models import Painted, Painter
@@ -52,7 +53,8 @@ class Paint(ModelAnnotator):
     Adds `image`, `image_hash`, `width`, `height` (pixels), `generation` (in full: the model by its commit, or the hash
     of its files), `unsafe` (bool: what the checkpoint's own safety checker says, null where it has none; the picture
     stays as it is, and a rule may drop it) and `tokens_cut` (int32: how many tokens at the end of the prompt the text
-    encoder had no room for). Rows that have a picture keep it, and all that is said of it.
+    encoder had no room for). Rows that have a picture keep it, and all that is said of it. Rows whose prompt is null
+    get none; those whose prompt is empty or only white space are dropped, as `blank_prompt`.
 
     The default checkpoint is Stable Diffusion 2 at its native size, 768x768. Its commit on the Hub's main branch is
     looked up when the step runs, and recorded.
@@ -70,6 +72,7 @@ class Paint(ModelAnnotator):
         format: "png", "jpeg" or "webp"; `quality` is that of the latter two.
     """
 
+    version: ClassVar[int] = 2  # 1 painted blank prompts too
     batch_size: ClassVar[int] = 8
 
     model: Pipeline = SD2
@@ -151,9 +154,9 @@ class Paint(ModelAnnotator):
         said |= {"steps": self.steps, "guidance": self.guidance, "negative_prompt": self.negative_prompt or ""}
         return _Studio(painter, said, ThreadPoolExecutor(THREADS))
 
-    def prepare(self, batch: Batch) -> list[Wish]:
+    def prepare(self, batch: Batch) -> list[Wish | BadRow]:
         return [
-            Wish(prompt, seed_of(self.seed, id_))
+            Wish(prompt, seed_of(self.seed, id_)) if prompt.strip() else BadRow("blank_prompt")
             for id_, prompt in zip(batch.texts("id"), batch.texts("prompt"), strict=True)
         ]
 

@@ -195,6 +195,17 @@ def test_rows_that_are_not_painted(model: Path, tmp_path: Path) -> None:
     assert made["width"].to_pylist() == [32, None, 9, None]
 
 
+def test_a_blank_prompt_is_dropped_and_not_painted(model: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"id": ["a", "b", "c", "d"], "prompt": ["a fox", "", " \n\u3000", None]})
+    log = tmp_path / "log"
+    made = Logged(Pipeline(str(model)), steps=2, log=str(log))(rows, Run.here(tmp_path / "work"))
+    assert painted.painted(log) == [seed_of(0, "a")]
+    assert [row and (row["step"], row["reason"]) for row in made["dropped"][:]] == [
+        None, ("Paint", "blank_prompt"), ("Paint", "blank_prompt"), None,
+    ]  # fmt: skip
+    assert [picture is not None for picture in made["image"][:]] == [True, False, False, False]
+
+
 def painted_bytes(side: int) -> bytes:
     file = io.BytesIO()
     PIL.Image.new("RGB", (side, side)).save(file, "PNG")

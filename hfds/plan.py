@@ -1,7 +1,8 @@
 """Plan: what a build would read and compute, and what that costs, before it starts."""
 
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from hfds.annotate import annotate
 from hfds.annotator import ModelAnnotator, passes
 from hfds.asked import Asked
 from hfds.disk import disk_errors
+from hfds.errors import SourceMissing
 from hfds.gather import gather
+from hfds.model import Model
 from hfds.processor import BATCH, Step, beside, kept, marked
 from hfds.release import Release, apply, into, open_inputs, refusals
 from hfds.run import Run
@@ -45,7 +48,8 @@ def plan(
 
     Args:
         release, run, sources, out, rows: as of `build`.
-        probe: False reads nothing and asks no model.
+        probe: False reads nothing, asks no model, and goes without the Hub: a step whose models' commits cannot be
+            looked up there has `not_looked_up`, the names of these models.
 
     Raises:
         What `build` raises.
@@ -69,7 +73,8 @@ def plan(
         ]
         all_steps = (*refusals(release, Path(out), run), *release.steps)
         steps = [
-            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], "parameters": s.parameters()} for s in all_steps
+            {"step": s.name, "needs": [*s.needs], "adds": [*s.adds], **_parameters(s, lenient=not probe)}
+            for s in all_steps
         ]
         if probe and any(isinstance(step, ModelAnnotator | AddRows) for step in all_steps):
             table, lengths = gather(builders, run, whole=rows is None)
@@ -153,6 +158,32 @@ class _Costs:
         left = _alive(self.table)
         self.scale *= alive / left if left else 1.0
         return costs
+
+
+def _parameters(step: Step, lenient: bool) -> dict[str, Any]:
+    """The parameters of a step; where it is `lenient`, with the models by name whose commits the Hub does not tell."""
+    try:
+        return {"parameters": step.parameters()}
+    except SourceMissing:
+        if not lenient:
+            raise
+    models: list[str] = []
+    return {"parameters": _named(step, models), "not_looked_up": [*dict.fromkeys(models)]}
+
+
+def _named(value: Any, models: list[str]) -> Any:
+    """A value as plain data, the checkpoints in it by name; `models` gets those of which no commit is given."""
+    if isinstance(value, Model):
+        try:
+            return value.identity
+        except SourceMissing:
+            models.append(f"{value.repo} at {value.revision}" if value.revision else value.repo)
+            return f"{models[-1]} {value.dtype}, commit not looked up"
+    if is_dataclass(value):
+        return {each.name: _named(getattr(value, each.name), models) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _named(each, models) for name, each in value.items()}
+    return [_named(each, models) for each in value] if isinstance(value, tuple | list) else value
 
 
 def _alive(table: Dataset) -> int:

@@ -10,6 +10,7 @@ import torch
 from fixtures import checkpoints, diffusiondb, gustavosta, image_to_prompt, painters, sentences
 
 from hfds.annotator import passes
+from hfds.errors import SourceMissing
 from hfds.model import Model, Pipeline
 from hfds.plan import plan
 from hfds.release import Built, Release, build
@@ -79,6 +80,19 @@ def rows(built: Built) -> dict[str, dict[str, Any]]:
     files = built.folder.glob(f"data/{built.release.name}/*.parquet")
     return {row["id"]: {**row, "split": file.name.partition("-")[0]} for file in files
             for row in pq.read_table(file).to_pylist()}  # fmt: skip
+
+
+def test_a_plan_that_reads_nothing_goes_without_the_hub(place: Path) -> None:
+    where: dict[str, Any] = {"sources": place / "sources", "out": place / "dist"}
+    nowhere = Pipeline("hfds/no-such-painter", dtype="float16")  # as any is, where there is no network
+    steps = [replace(s, model=nowhere) if isinstance(s, Paint) else s for s in tiny(V2_PAINTED, place).steps]
+    release = V2_PAINTED.but("v2-painted", steps=tuple(steps))
+    (told,) = [s for s in plan(release, Run.here(place / "dry"), probe=False, **where)["steps"] if s["step"] == "Paint"]
+    assert told["not_looked_up"] == ["hfds/no-such-painter"]
+    assert told["parameters"]["model"] == "hfds/no-such-painter float16, commit not looked up"
+    assert told["parameters"]["guidance"] == 9.0
+    with pytest.raises(SourceMissing, match="cannot be had from the Hub"):
+        plan(release, Run.here(place / "dry"), **where)
 
 
 def test_from_prompts_to_pictures(place: Path) -> None:

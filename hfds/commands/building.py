@@ -85,6 +85,8 @@ def plan(
         return show(planned, True, [])
     show(planned["inputs"], False, ["input", "files", "bytes", "pieces", "prepared"])
     show(planned["steps"], False, ["step", "needs", "adds"])
+    if unknown := dict.fromkeys(name for entry in planned["steps"] for name in entry.get("not_looked_up", ())):
+        typer.echo(f"not looked up on the Hub, which a build needs: the commit of {', '.join(unknown)}")
     models = [entry for entry in planned["steps"] if "known" in entry]
     if models:
         show(models, False, ["step", "rows", "known", "missing", "rate", "hours", "store_bytes", "estimated"])

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +70,7 @@ class AugmentPrompts(AddRows):
         seed: another seed draws other examples and lets the model sample anew.
     """
 
+    version: ClassVar[int] = 2
     writer: Writer
     wanted: int = 1000
     rules: tuple[Step, ...] = (CleanPrompt(), DetectLanguage(), V4_KEEP, MarkDuplicates("prompt"))

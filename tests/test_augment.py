@@ -123,6 +123,10 @@ def test_lines_taken_apart(text: str, finish: str, expected: list[tuple[str, str
         ('{"prom', "length", [('{"prom', "cut")]),
         ('{"prompts": ["a fox", {"an', "length", [("a fox", None), ('{"an', "cut")]),
         ('{"prompts": ["\\ud83d alone"]}', "stop", [("? alone", None)]),
+        ('{"prompts": ["a fox\\nan owl\\na cat", "a dog\\n"]}', "stop",
+         [("a fox\nan owl\na cat", "wrong_json"), ("a dog\n", None)]),
+        ('{"prompts": ["a fox"], "prompts": ["an owl"]}', "stop",
+         [('{"prompts": ["a fox"], "prompts": ["an owl"]}', "wrong_json")]),
         ("[" * 100_000, "stop", [("[" * 100_000, "not_json")]),
     ],
 )  # fmt: skip
@@ -156,6 +160,56 @@ def test_of_a_cut_list_the_whole_texts_are_kept(texts: list[str], data: Any) -> 
     rest = found[-1].text if found[-1].fault == "cut" else ""
     assert whole[:cut].endswith(rest)
     assert len(kept) >= sum(len(json.dumps({"prompts": texts[:n]})) - 2 <= cut for n in range(1, len(texts) + 1))
+
+
+@pytest.mark.parametrize(
+    "expected, texts",
+    [
+        ("refused", (
+            "I apologize, but creating prompts of that kind is not something I do",
+            "I apologize, but I can't help with that.", "My apologies, but no", "**I'm sorry**, no",
+            "Unfortunately, this request goes against my guidelines", "This request violates the content policy",
+            "Unable to comply with this request", "Sorry, this is not something I write",
+        )),
+        ("numbering", (
+            "a. a fox", "iv. a fox", "IV. a fox", "[1] a fox", "**1.** a fox", "**Prompt 1:** a fox",
+            "Prompt 2 - a fox", "#1 a fox", "1.A fox", "● a fox", "► a fox", "+ a fox", "1000. a fox", "① a fox",
+            "1: a fox", "1- a fox", "ii) a fox",
+        )),
+        ("quotes", ('"a fox",', '"a fox".', "**a fox**", "'an owl's nest'", '**"a fox"**', "_a fox_")),
+        ("preamble", (
+            "Sure thing! Here are your prompts", "Alright, here are ten", "Sure, here you go", "Enjoy!", "---", "[",
+            "{", "],", "These prompts each show one picture", "Hope these prompts help with your pictures",
+            "<|im_end|>", "a fox<|im_end|>", '"prompts": [', "**Prompts**:", "****",
+        )),
+        (None, (
+            '"an orange cat", painted in oil, "closed"', "'80s diner with a sign saying 'OPEN'", "Great, golden waves",
+            "35 - a number painted on a door", "3d render of a cube", "J. R. Ewing at his desk", "2.5d city, isometric",
+            "Great Wall of China at dawn", "[a fox:owl:0.5] in the snow", "(red) fox, (snow:1.2)", "a __wild__ fox",
+            "an unfortunate knight", "Sorrow, a statue", "the prompter in an old theatre", "A sure-footed goat",
+            "Enjoying the sun, a cat on a wall.", "80s album cover", "4k photo of a fox", "+1 on a jersey",
+        )),
+    ],
+)  # fmt: skip
+def test_what_makes_a_text_no_prompt(expected: str | None, texts: tuple[str, ...]) -> None:
+    assert {text: fault(text, ()) for text in texts} == dict.fromkeys(texts, expected)
+
+
+def test_a_number_and_a_dash_are_numbering_where_an_answer_has_them_twice() -> None:
+    listed = parts("1 - a fox\n10 - an owl\na cat", "stop", "lines", ())
+    assert [part.fault for part in listed] == ["numbering", "numbering", None]
+    assert [part.fault for part in parts("A. a fox\nB. an owl", "stop", "lines", ())] == ["numbering"] * 2
+    assert [part.fault for part in parts("35 - a number on a door\na cat", "stop", "lines", ())] == [None, None]
+
+
+def test_what_a_model_thinks_is_no_prompt() -> None:
+    def faults(text: str, finish: str = "stop") -> list[str | None]:
+        return [part.fault for part in parts(text, finish, "lines", ())]
+
+    assert faults("<think>\na plan\nanother\n</think>\na fox") == ["preamble"] * 4 + [None]
+    assert faults("a plan\nanother\n</think>\n\na fox") == ["preamble"] * 3 + [None], "the template opened it"
+    assert faults("<think>\na plan\nanot", "length") == ["preamble", "preamble", "cut"]
+    assert faults("<think>short</think>\na fox") == ["preamble", None]
 
 
 def test_examples_are_drawn_the_same_for_ever() -> None:

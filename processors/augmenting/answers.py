@@ -23,22 +23,54 @@ FAULTS = (  # docs/generate.md has one of each
 )  # fmt: skip
 UNANSWERED = {"refusal": "refused", "content_filter": "filtered"}  # as `processors.write` names them
 _REFUSAL = re.compile(
-    r"(i['’]?m|i am) (very |so |really |truly )?(sorry|afraid|unable|not able|not allowed)\b"
-    r"|(i|we) (can(no|['’])?t|cannot|can not|won['’]?t|will not|must decline|am unable|['’]m unable)\b"
-    r"|(sorry|apologies|unfortunately)\b[,.:!]? ?(but )?(i|we|as)\b"
+    r"(i['’]?m|i am) (very |so |really |truly )?(sorry|afraid|unable|not able|not allowed|not comfortable)\b"
+    r"|(i|we) (can(no|['’])?t|cannot|can not|won['’]?t|will not|must (\w+ )?decline|am unable|['’]m unable)\b"
+    r"|(i|we) ((do not|don['’]t) feel comfortable|(\w+ )?apologi[sz]e)\b"
+    r"|(my|our) (\w+ )?apologies\b|apologies\s*[,.:!]"
+    r"|(sorry|apologies|unfortunately)\b[,.:!]? ?(but )?(i|we|as|this|that|it|your|the request)\b"
+    r"|(this|that|the|your) (request|topic|content|prompt)s? (\w+ )?"
+    r"(violates?|goes? against|is against|breach(es)?|conflicts?)\b"
+    r"|unable to (comply|help|assist|fulfil|fulfill|provide|create|generate|write|process|do)\b"
     r"|as an? (ai|artificial intelligence|language model|large language model)\b",
     re.IGNORECASE,
 )
 _PREAMBLE = re.compile(
-    r"((sure|certainly|of course|absolutely|okay|ok|great|yes)\b\s*[,.:!]"
+    r"(sure|certainly|of course|absolutely|okay|ok|al+ ?right|great|perfect|yes)\b( thing| choice| idea)?\s*"
+    r"([.:!]|[,–—-]\s*(here|these|those|below|let|as|the following|i|we)\b)"
     r"|here (are|is|['’]s)\b|here['’]s\b|these are\b|below (are|is)\b|the following\b"
-    r"|(new |more )?prompts?\s*(\d+\s*)?:"
-    r"|(i hope|let me know|feel free|would you like|note that|please note|as requested)\b"
-    r"|```|<think>|</?\w+>$)",
+    r"|(these|those|all|each|the|of|above|following|\d+|\s)+ prompts?\b|[\"']?(new |more )?prompts?[\"']?\s*:"
+    r"|(i )?hope (you|this|these|that|it|they)\b|enjoy\b[^,]*[.!]$|(happy|have fun) \w+ing!"
+    r"|(let me know|feel free|would you like|if you(['’]d| would| need| want)|note that|please note|as requested)\b"
+    r"|i(['’]ve| have) (created|written|prepared|generated|made|put together|come up)\b"
+    r"|```|<think>|</?\w+>$|[-*_=~—]{3,}$|[\[\]{}(),;]{1,3}$",
     re.IGNORECASE,
 )
-_NUMBERING = re.compile(r"\(?#?\d{1,3}[.)\]](\s|$)|\(?[a-zA-Z]{1,4}\)\s|\d{1,3}\s*[:–—-]\s|[-*•–—·]\s|#+\s")
-_QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "‘": "’", "«": "»", "`": "`", "”": "”", "「": "」"}
+_MARKUP = re.compile(r"<\|\w+\|>|</?s>$|\[/?INST\]")  # of a chat's turns, which a tokenizer should have taken off
+_NUMBERING = re.compile(
+    r"[\[(]?[#№]?\d{1,4}[.)\]]+:?(\s|$|(?=[^\W\d_]))|#\d{1,4}\b|\d{1,4}\s*:\s|\d{1,4}[–—-]\s|[①-⓿❶-➓]|\d\ufe0f?\u20e3"
+    r"|\(?([a-zA-Z]|[ivxIVX]{2,5})\)\s|([a-z]|[ivx]{2,5}|[IVX]{2,5})\.\s"
+    r"|([Pp]rompt|PROMPT|[Ii]dea|[Vv]ariation|[Oo]ption)\s*#?\d{1,4}\s*[.:)–—-]+(\s|$)"
+    r"|[-*+–—·○■□→|]\s|[•●►▪▫◦‣⁃▶➤➢]|#+\s"
+)
+_LISTED = re.compile(
+    r"\d{1,4}\s+[–—-]\s|[A-Z]\.\s"
+)  # numbering where an answer has it twice: '35 - a number on a door'
+_STRONG = re.compile(r"\*\*|__")
+_QUOTES = {
+    '"': '"',
+    "'": "'",
+    "“": "”",
+    "„": "“",
+    "‘": "’",
+    "«": "»",
+    "`": "`",
+    "”": "”",
+    "「": "」",
+    "*": "*",
+    "_": "_",
+}
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
+_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _BETWEEN = " \t\r\n,"  # what stands between the items of a JSON list
 _strings = json.JSONDecoder()
 
@@ -54,8 +86,9 @@ def parts(text: str, finish: str, form: str, known: Collection[str]) -> list[Par
     """An answer as its parts, in order; never none.
 
     Faults of an answer as a whole are "empty_answer", "refused", "filtered", "broken_answer", "not_json" and
-    "wrong_json" (another value than was asked for); of a part "blank", "cut" (where the answer ended too early),
-    "numbering", "quotes", "preamble" (and remarks at the end), "refused", and "example" (it repeats an example).
+    "wrong_json" (another value than was asked for, also a text of several lines, or a key that is there twice); of a
+    part "blank", "cut" (where the answer ended too early), "numbering", "quotes", "preamble" (and remarks at the end),
+    "refused", and "example" (it repeats an example).
 
     Args:
         finish: how the answer ended; see `hfds.writer.Answer`.
@@ -69,7 +102,11 @@ def parts(text: str, finish: str, form: str, known: Collection[str]) -> list[Par
     if not text.strip():
         return [Part(text, "cut" if finish == "length" else "empty_answer")]
     found = _lines(text, finish) if form == "lines" else _items(text, finish)
-    return [part if part.fault else Part(part.text, fault(part.text, known)) for part in found]
+    found = [part if part.fault else Part(part.text, fault(part.text, known)) for part in found]
+    listed = [not part.fault and bool(_LISTED.match(part.text.strip())) for part in found]
+    if sum(listed) < 2:
+        return found
+    return [Part(part.text, "numbering") if one else part for part, one in zip(found, listed, strict=True)]
 
 
 def fault(text: str, known: Collection[str]) -> str | None:
@@ -77,15 +114,29 @@ def fault(text: str, known: Collection[str]) -> str | None:
     said = text.strip()
     if not said:
         return "blank"
-    if _NUMBERING.match(said):
+    bare = _STRONG.sub("", said).strip()
+    if _NUMBERING.match(said) or _NUMBERING.match(bare):
         return "numbering"
-    if len(said) > 1 and _QUOTES.get(said[0]) == said[-1]:
+    if _quoted(said) or _quoted(bare):
         return "quotes"
-    if _REFUSAL.match(said):
+    if _REFUSAL.match(bare):
         return "refused"
-    if _PREAMBLE.match(said) or said.endswith(":"):
+    if not bare or _PREAMBLE.match(said) or _PREAMBLE.match(bare) or _MARKUP.search(said) or bare.endswith(":"):
         return "preamble"
     return "example" if folded(said) in known else None
+
+
+def _quoted(said: str) -> bool:
+    """Whether all of a text stands between two marks; in '"open", a sign, "closed"' the marks belong to two texts."""
+    core = said.rstrip(" ,.;")
+    for marks in ("**", "__"):
+        if len(core) > 4 and core.startswith(marks) and core.endswith(marks) and marks not in core[2:-2]:
+            return True
+    close = _QUOTES.get(core[:1])
+    if close is None or len(core) < 2 or core[-1] != close:
+        return False
+    inside = _APOSTROPHE.sub("", core[1:-1])
+    return core[0] not in inside and close not in inside
 
 
 def folded(text: str) -> str:
@@ -99,7 +150,14 @@ def shown(text: str) -> str:
 
 
 def _lines(text: str, finish: str) -> list[Part]:
-    lines = [Part(line) for line in text.splitlines() if line.strip()]
+    tags = [match[1] for match in _THOUGHT.finditer(text)]
+    thinking = tags[:1] == ["/"]  # the chat's template opened it
+    lines = []
+    for line in text.splitlines():
+        here = [match[1] for match in _THOUGHT.finditer(line)]
+        if line.strip():
+            lines.append(Part(line, "preamble" if thinking or here else None))
+        thinking = here[-1] == "" if here else thinking
     if finish == "length":
         lines[-1] = Part(lines[-1].text, "cut")
     return lines
@@ -107,7 +165,9 @@ def _lines(text: str, finish: str) -> list[Part]:
 
 def _items(text: str, finish: str) -> list[Part]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
+    except _Repeated:
+        return [Part(text, "wrong_json")]
     except (ValueError, RecursionError):
         return _cut_items(text) if finish == "length" else [Part(text, _not_json(text))]
     prompts = value.get("prompts") if isinstance(value, dict) and len(value) == 1 else None
@@ -115,7 +175,24 @@ def _items(text: str, finish: str) -> list[Part]:
         return [Part(text, "wrong_json")]
     if not prompts:
         return [Part(text, "empty_answer")]
-    return [Part(_held(one)) if isinstance(one, str) else Part(json.dumps(one), "wrong_json") for one in prompts]
+    return [_item(one) if isinstance(one, str) else Part(json.dumps(one), "wrong_json") for one in prompts]
+
+
+class _Repeated(ValueError):
+    """A key is there twice, of which a dictionary would keep one."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Repeated
+    return found
+
+
+def _item(text: str) -> Part:
+    """One text of a list: no prompt where it has several lines, as some models put all of theirs into one text."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return Part(_held(text), "wrong_json" if len(lines) > 1 else None)
 
 
 def _not_json(text: str) -> str:
@@ -138,7 +215,7 @@ def _cut_items(text: str) -> list[Part]:
             break
         if not isinstance(one, str):
             break
-        found.append(Part(_held(one)))
+        found.append(_item(one))
         left = left[end:].lstrip(_BETWEEN)
     return [*found, Part(left, "cut")] if left or not found else found
 

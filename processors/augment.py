@@ -265,6 +265,7 @@ class AugmentPrompts(AddRows):
                 course.add(new, (one.answer for one in said if one.answer is not None))
                 bar.update(min(self.wanted, sum(course.kept)) - bar.n)
                 bar.set_postfix_str(course.told())
+        asked.settle(self.name)
         said_of = _log.warning if course.ended == YIELD else _log.info
         said_of(
             "%s: %d of %d wanted prompts after %d requests (%s)%s",

@@ -445,6 +445,27 @@ def test_where_nothing_answers_no_request_is_blamed(tmp_path: Path, sources: Pat
         assert asked.answers.parts("failed") == []
 
 
+@pytest.mark.parametrize("wanted, requests, failures", [(100, 50, 60), (100, 8, 8), (5, 8, 9)])
+def test_nor_is_one_of_a_small_round(tmp_path: Path, sources: Path, wanted: int, requests: int, failures: int) -> None:
+    broken = step(writer=Scribe(kinds=("raises",)), wanted=wanted, requests=requests)
+    for _ in range(2):
+        with pytest.raises(HfdsError, match=f"each of {failures} requests failed"):
+            made(release(broken), tmp_path, sources)
+    with Asked(broken.writer, broken._schema(), Run.here(tmp_path / "work")) as asked:
+        assert asked.answers.parts("failed") == []
+
+
+def test_where_others_are_answered_a_request_is_blamed(tmp_path: Path, sources: Path) -> None:
+    """Also one that was asked in a round before, or where all others were answered in a run before."""
+    augment = step(writer=Scribe(kinds=("raises", "raises", "prompts")), wanted=20, requests=3)
+    built = made(release(augment), tmp_path, sources)
+    failed = sum(row["reason"] == "ConnectionError" for row in ledger_of(built))
+    assert failed
+    run = Run.here(tmp_path / "work")
+    assert forget_failures(release(augment), run, "AugmentPrompts") == {"AugmentPrompts": failed}
+    assert made(release(augment), tmp_path, sources).digest == built.digest
+
+
 def test_a_request_that_failed_is_asked_again_on_demand(tmp_path: Path, sources: Path) -> None:
     augment = step(writer=Scribe(kinds=("prompts", "failed")), wanted=20)
     built = made(release(augment), tmp_path, sources)

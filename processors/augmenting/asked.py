@@ -35,6 +35,9 @@ SAID = pa.schema(
 )
 
 
+_Failures = dict[bytes, tuple[str, str | None]]  # reason and value by key
+
+
 class Said(NamedTuple):
     """What became of a question: an answer that was paid for, or why there is none."""
 
@@ -67,6 +70,9 @@ class Asked:
         self.writer, self.schema, self.run = writer, schema, run
         self.answers = answers_of(writer, schema, run)
         self._opened: Opened | None = None
+        self._well = False  # whether any rank was answered in this run
+        self._suspects: _Failures = {}  # of all ranks, and in no store yet: what failed while nothing was answered
+        self._own: _Failures = {}  # those of this rank
 
     def __enter__(self) -> "Asked":
         with self.run.first():
@@ -88,20 +94,75 @@ class Asked:
             HfdsError: the writer cannot be asked, is gone, or answers nothing; what was paid for is kept.
         """
         keys = keys_of(questions)
-        missing = _missing(keys, *self._known())
+        missing = self._missing(keys, *self._known())
         own = missing[self.run.rank :: self.run.ranks]
+        answered, failures = False, _Failures()
         if len(own) and not self.run.overdue:
-            self._ask([questions[at] for at in own.tolist()], keys[own], title)
-        self.run.gathered(None)
+            answered, failures = self._ask([questions[at] for at in own.tolist()], keys[own], title)
+        self._judge(answered, failures, title)
         known, failed = self._known()
-        if left := len(_missing(keys, known, failed)):
+        if left := len(self._missing(keys, known, failed)):
             if self.run.max_hours is None:
                 raise ConservationError(f"{title}: {left:,} requests were neither answered nor did they fail")
             raise Stopped(
                 f"stopped after {self.run.max_hours:g} hours as asked, with {left:,} requests of {title} left; "
                 "run again to go on"
             )
-        return _said(keys, known, failed)
+        return self._said(keys, known, failed)
+
+    def settle(self, title: str) -> None:
+        """Blames the questions for the failures that no answer came after, where there were answers in runs before.
+
+        Raises:
+            HfdsError: nothing was ever answered.
+        """
+        if self._suspects and not len(self._known()[0]):
+            raise self._silence(title)
+        self._believe()
+
+    def _judge(self, answered: bool, failures: _Failures, title: str) -> None:
+        """Keeps what failed on all ranks. It is in the store once a question is answered, whichever rank asked it."""
+        told = self.run.gathered((answered, failures))
+        self._well |= any(well for well, _ in told)
+        self._own |= failures
+        for _, theirs in told:
+            self._suspects |= theirs
+        if self._well:
+            self._believe()
+        elif len(self._suspects) >= ALIKE:
+            raise self._silence(title)
+
+    def _believe(self) -> None:
+        if self._own:
+            keys = np.frombuffer(b"".join(self._own), np.uint64).reshape(-1, 2)
+            reasons, values = zip(*self._own.values(), strict=True)
+            self.answers.write_failed(keys, [*reasons], [*values])
+        self._own, self._suspects = {}, {}
+        self.run.gathered(None)
+
+    def _silence(self, title: str) -> HfdsError:
+        number, (reason, value) = len(self._suspects), [*self._suspects.values()][-1]
+        return HfdsError(
+            f"{title}: each of {number} requests failed, the last with {reason}: {value}; none of them is dropped: "
+            "mend it and run again"
+        )
+
+    def _missing(self, keys: np.ndarray, known: Known, failed: Known) -> np.ndarray:
+        """Positions of the keys about which nothing is known, one for each distinct key, ascending."""
+        firsts = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+        firsts = firsts[(known.find(keys[firsts]) < 0) & (failed.find(keys[firsts]) < 0)]
+        return firsts[[keys[at].tobytes() not in self._suspects for at in firsts.tolist()]]
+
+    def _said(self, keys: np.ndarray, known: Known, failed: Known) -> list[Said]:
+        places, bad = known.find(keys), failed.find(keys)
+        rows = iter(known.take(places[places >= 0]).to_pylist())
+        why = iter(failed.take(bad[(places < 0) & (bad >= 0)]).to_pylist())
+        return [
+            _answer(next(rows)) if place >= 0
+            else Said(None, **next(why)) if failure >= 0
+            else Said(None, *self._suspects[key.tobytes()])
+            for place, failure, key in zip(places.tolist(), bad.tolist(), keys, strict=True)
+        ]  # fmt: skip
 
     def _recover(self) -> None:
         """Puts into the store what processes of this machine that were killed had been answered."""
@@ -116,8 +177,9 @@ class Asked:
         answers, failures = self.run.agree(lambda: (self.answers.parts(), self.answers.parts("failed")))
         return self.answers.known(answers, SAID), self.answers.failed(failures)
 
-    def _ask(self, questions: list[Question], keys: np.ndarray, title: str) -> None:
-        """Asks, and keeps what was said, also where it is not to go on."""
+    def _ask(self, questions: list[Question], keys: np.ndarray, title: str) -> tuple[bool, _Failures]:
+        """Asks, and keeps what was said, also where it is not to go on; gives whether anything was answered, and the
+        failures that it did not keep."""
         if self._opened is None:
             for name in [*self.run.models]:  # of steps before: they make room
                 getattr(self.run.models.pop(name), "close", lambda: None)()
@@ -140,32 +202,19 @@ class Asked:
         finally:
             kept.commit()
             bar.close()
-        kept.blame(title)
-
-
-def _missing(keys: np.ndarray, known: Known, failed: Known) -> np.ndarray:
-    """Positions of the keys about which the store says nothing, one for each distinct key, ascending."""
-    firsts = np.sort(np.unique(keys, axis=0, return_index=True)[1])
-    return firsts[(known.find(keys[firsts]) < 0) & (failed.find(keys[firsts]) < 0)]
-
-
-def _said(keys: np.ndarray, known: Known, failed: Known) -> list[Said]:
-    places, bad = known.find(keys), failed.find(keys)
-    rows = iter(known.take(places[places >= 0]).to_pylist())
-    why = iter(failed.take(bad[places < 0]).to_pylist())
-    return [_answer(next(rows)) if place >= 0 else Said(None, **next(why)) for place in places.tolist()]
+        return kept.well, kept.suspects
 
 
 class _Kept:
     """Answers that are on their way into the store. Failures go there too, but for those that are no BadRow and come
-    before the first answer: where nothing is answered at all, that may be no matter of the questions."""
+    before the first answer: these are left in `suspects`, as that may be no matter of the questions."""
 
     def __init__(self, answers: Answers, journal: Journal, keys: np.ndarray, seconds: float):
         self._answers, self._journal, self._keys, self._seconds = answers, journal, keys, seconds
         self._said: list[tuple[int, dict[str, Any]]] = []
         self._failures: list[tuple[int, str, str | None]] = []
-        self._suspects: list[tuple[int, str, str | None]] = []
-        self._well = False
+        self.suspects: _Failures = {}
+        self.well = False
         self._committed = time.monotonic()
 
     def take(self, position: int, said: Answer | Exception) -> None:
@@ -176,11 +225,12 @@ class _Kept:
             row = _row(said)
             self._journal.add(self._keys[position].tobytes(), row)
             self._said.append((position, row))
-            self._well = True
+            self.well = True
         elif isinstance(said, BadRow):
             self._failures.append((position, said.reason, said.value))
         else:
-            self._suspects.append((position, *crash(said)))
+            why = crash(said)
+            self.suspects[self._keys[position].tobytes()] = (why.reason, why.value)
         if time.monotonic() - self._committed > self._seconds:
             self.commit()
 
@@ -191,29 +241,11 @@ class _Kept:
             self._answers.write(self._keys[[*positions]], pa.Table.from_pylist([*rows], SAID))
             self._journal.clear()
             self._said = []
-        if self._well:
-            self._failures += self._suspects
-            self._suspects = []
         if self._failures:
             positions, reasons, values = zip(*self._failures, strict=True)
             self._answers.write_failed(self._keys[[*positions]], [*reasons], [*values])
             self._failures = []
         self._committed = time.monotonic()
-
-    def blame(self, title: str) -> None:
-        """Blames the questions for what failed, but not where none of many was answered.
-
-        Raises:
-            HfdsError: it is no matter of the questions.
-        """
-        if len(self._suspects) >= ALIKE:
-            _, reason, value = self._suspects[-1]
-            raise HfdsError(
-                f"{title}: each of {len(self._suspects)} requests failed, the last with {reason}: {value}; none of "
-                "them is dropped: mend it and run again"
-            )
-        self._well = True
-        self.commit()
 
 
 def _row(answer: Answer) -> dict[str, Any]:

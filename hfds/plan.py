@@ -97,13 +97,15 @@ def plan(
 
 @dataclass
 class _Costs:
-    """Goes through the steps with the rows that are known, each of them standing for `scale` rows."""
+    """Goes through the steps with the rows that are known, each of them standing for `scale` rows, and `new` ones of
+    which nothing is known: they are yet to be made, and missing for every model behind."""
 
     table: Dataset
     release: Release
     out: Path
     run: Run
     scale: float = 1.0
+    new: float = 0.0
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, group: tuple[Step, ...]) -> None:
@@ -113,29 +115,35 @@ class _Costs:
         if models:
             self.steps += self._probed(models)
         else:
-            self.steps += [{"rows": self._rows(), "estimated": self.scale > 1}]
+            self.steps += [{"rows": self._rows(), "estimated": self._estimated}]
+        alive = _alive(self.table)
         for step in group:
             self.table = apply(step, self.table, self.release, self.out, self.run)
+        self.new *= _alive(self.table) / alive if alive else 1.0
 
     def _adding(self, step: AddRows) -> None:
         """No model is asked for rows: that would be paid for. Behind it there are as many as it will add at least."""
         new, rows = step.expects(), self._rows()
-        self.steps.append({"rows": rows, "estimated": self.scale > 1, "requests": new["requests"], "new": new["rows"]})
+        self.steps.append({"rows": rows, "estimated": self._estimated, "requests": new["requests"], "new": new["rows"]})
         self.table = step.widened(self.table, self.run)
-        self.scale *= (rows + new["rows"]) / rows if rows else 1.0
+        self.new += new["rows"]
+
+    @property
+    def _estimated(self) -> bool:
+        return self.scale > 1 or self.new > 0
 
     def _rows(self) -> int:
-        return round(_alive(self.table) * self.scale)
+        return round(_alive(self.table) * self.scale + self.new)
 
     def _probed(self, models: list[ModelAnnotator]) -> list[dict[str, Any]]:
-        estimated = self.scale > 1
+        estimated = self._estimated
         before = annotate(models, self.table, self.run, limit=_WARM)
         limit = min(PROBE, 2 * max(step.batch_size for step in models))
         timed = annotate(models, self.table, self.run, limit=limit)
         costs = []
         for step, first, then in zip(models, before, timed, strict=True):
             asked = Asked(step, self.table, self.run)
-            missing = round((first.computed + first.failed + first.left) * self.scale)
+            missing = round((first.computed + first.failed + first.left) * self.scale + self.new)
             rate = (then.computed + then.failed) / then.seconds if then.seconds > 0 else None
             costs.append(
                 {

@@ -497,6 +497,19 @@ def test_a_plan_asks_no_model(tmp_path: Path, sources: Path) -> None:
     assert paid(log) == []
 
 
+def test_a_plan_knows_that_new_rows_are_new_to_models(tmp_path: Path) -> None:
+    lines = toy.write(tmp_path / "turned", a=[(str(n), f"turned to a side by {n}") for n in range(10)])
+    made(Release("toys", "v0", (Input(Toy),), (Split(0.3), Compass())), tmp_path, lines)
+    run = Run.here(tmp_path / "work")
+    planned = plan(release(step(wanted=95), Compass(), Repeat(2)), run, sources=lines, out=tmp_path / "dist")
+    compass, behind = planned["steps"][-2:]
+    assert (compass["rows"], compass["known"], compass["missing"], compass["estimated"]) == (105, 10, 95, True)
+    assert (behind["rows"], behind["estimated"]) == (105, True)
+    twice = release(step(wanted=95), Repeat(2), Compass())
+    compass = plan(twice, run, sources=lines, out=tmp_path / "dist")["steps"][-1]
+    assert (compass["rows"], compass["missing"]) == (210, 190)
+
+
 def test_licences_and_withdrawals_hold_for_new_rows(tmp_path: Path, sources: Path) -> None:
     with pytest.raises(ConfigError, match="its rows are of the licence 'unknown', which allow_licenses does not name"):
         release(step(license="unknown"), allow_licenses=("CC0-1.0",)).check()

@@ -28,7 +28,7 @@ from processors.augmenting.asked import STEP, Asked, Said, answers_of, store_key
 from processors.augmenting.course import WANTED, YIELD, Course
 from processors.augmenting.fine import FINE, STYLES
 from processors.augmenting.made import LINEAGE, SOURCE, made_rows
-from processors.augmenting.requests import FORMS, Request, Requests, training_of
+from processors.augmenting.requests import FORMS, Request, Requests, hashes_of, training_of
 from processors.augmenting.ruled import compared, ruled
 from processors.clean_prompt import CleanPrompt
 from processors.dedup import MarkDuplicates
@@ -43,11 +43,11 @@ _log = logging.getLogger(__name__)
 class AugmentPrompts(AddRows):
     """Adds prompts that a language model writes from examples, until `wanted` new ones are kept.
 
-    Request number r shows examples from `fine` and from the kept prompts in train, drawn by `seed` and r, asks for
-    `prompts` in the style whose turn it is, and is the same whatever was answered before. All that is answered becomes
-    rows: prompts, what is none with its reason (`processors.augmenting.answers` has them), and a request that failed is
-    a row with what it failed with. The prompts then go through `rules`, together with the rows that were there and
-    those made before; what these rules mark of the rows that were there does not count.
+    Request number r shows examples from `fine` and from the kept prompts in train, drawn by `seed`, r and their ids. It
+    asks for `prompts` in the style whose turn it is, and is the same whatever was answered before. All that is answered
+    becomes rows: prompts, what is none with its reason (`processors.augmenting.answers` has them), and a request that
+    failed is a row with what it failed with. The prompts then go through `rules`, together with the rows that were
+    there and those made before; what these rules mark of the rows that were there does not count.
 
     Answers are kept in the annotation store under what `writer` is and what was asked: nothing is paid for twice.
 
@@ -282,8 +282,8 @@ class AugmentPrompts(AddRows):
                 "Split before it, or give from_rows=0"
             )
         return Requests(
-            rows.select_columns(["id", "prompt"]), training, self.seed, self.fine, self.from_fine, self.from_rows,
-            self.styles, self.avoid, self.prompts, self.form,
+            rows.select_columns(["id", "prompt"]), training, hashes_of(rows, training), self.seed, self.fine,
+            self.from_fine, self.from_rows, self.styles, self.avoid, self.prompts, self.form,
         )  # fmt: skip
 
     def _rows(self, asked: Sequence[tuple[Request, Said]], known: Collection[str]) -> pa.Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset, List, Value, load_dataset
 from fixtures import toy, written
@@ -37,7 +38,7 @@ from processors.augmenting.answers import Part, fault, folded, parts
 from processors.augmenting.asked import Asked, keys_of
 from processors.augmenting.fine import FINE
 from processors.augmenting.journal import Journal, abandoned
-from processors.augmenting.requests import drawn
+from processors.augmenting.requests import drawn, lowest
 from processors.clean_prompt import CleanPrompt
 from processors.dedup import MarkDuplicates
 from processors.keep_prompt import KeepPrompt
@@ -219,6 +220,27 @@ def test_examples_are_drawn_the_same_for_ever() -> None:
     assert drawn(0, 5, 0, 0, "rows") == []
     often = Counter(at for number in range(2000) for at in drawn(10, 3, 0, number, "rows"))
     assert all(500 < count < 700 for count in often.values()), often
+
+
+def test_without_a_row_only_requests_that_showed_it_are_others() -> None:
+    rows = Dataset.from_dict({"id": [f"toy/{n}" for n in range(200)], "prompt": [f"prompt {n}" for n in range(200)]})
+    before = step()._requests(rows).of(range(100))
+    gone = before[7].examples[-1].id
+    left = rows.filter(lambda row: row["id"] != gone).select([*range(100, 199), *range(100)])
+    after = step()._requests(left).of(range(100))
+    others = [one.number for one, then in zip(before, after, strict=True) if one != then]
+    assert others == [one.number for one in before if gone in [example.id for example in one.examples]]
+    assert 7 in others
+    often = Counter(example.id for one in step()._requests(rows).of(range(2000)) for example in one.examples[3:])
+    assert all(10 < often[id_] < 60 for id_ in rows["id"]), "each as often as the others"
+
+
+def test_examples_of_many_rows_are_found_in_no_time() -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**64, 100_000, np.uint64)
+    began = time.monotonic()
+    found = [lowest(hashes, 3, 0, number) for number in range(50)]
+    assert time.monotonic() - began < 1
+    assert found[0] == lowest(hashes, 3, 0, 0) != lowest(hashes, 3, 1, 0)
 
 
 def test_what_is_asked(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset
 
 from hfds.processor import kept
+from hfds.record import hash_texts
 from hfds.writer import Question
 
 BATCH = 10_000
@@ -45,11 +47,13 @@ class Requests:
     Args:
         rows: `id` and `prompt`.
         training: the positions of those that may be examples.
+        hashes: of the ids of these, from `hashes_of`.
         seed, fine, from_fine, from_rows, styles, avoid, prompts, form: as of `processors.augment.AugmentPrompts`.
     """
 
     rows: Dataset
     training: np.ndarray
+    hashes: np.ndarray
     seed: int
     fine: tuple[str, ...]
     from_fine: int
@@ -62,7 +66,7 @@ class Requests:
     def of(self, numbers: Sequence[int]) -> list[Request]:
         """The requests with these numbers."""
         fine = [drawn(len(self.fine), self.from_fine, self.seed, number, "fine") for number in numbers]
-        rows = [drawn(len(self.training), self.from_rows, self.seed, number, "rows") for number in numbers]
+        rows = [lowest(self.hashes, self.from_rows, self.seed, number) for number in numbers]
         wanted = np.unique(self.training[[at for own in rows for at in own]].astype(np.int64))
         found = self.rows[wanted] if len(wanted) else {"id": [], "prompt": []}
         there = dict(zip(wanted.tolist(), map(Example, found["id"], found["prompt"]), strict=True))
@@ -103,6 +107,28 @@ def training_of(rows: Dataset) -> np.ndarray:
         found.append(np.flatnonzero(np.asarray(there)) + at)
         at += len(table)
     return np.concatenate(found)
+
+
+def hashes_of(rows: Dataset, training: np.ndarray) -> np.ndarray:
+    """A number for the id of each row at these positions: shape (training,), uint64."""
+    ids = rows.select_columns(["id"]).with_format("arrow")[:]["id"].take(pa.array(training))
+    return hash_texts(ids.combine_chunks())[:, 0]
+
+
+def lowest(hashes: np.ndarray, count: int, seed: int, number: int) -> list[int]:
+    """The places of the `count` rows for request `number`: those with the lowest hash of seed, number and row.
+
+    Rendezvous hashing: without a row, only the requests that showed it show another one, and the order of rows is of no
+    matter. The mix is the finalizer of splitmix64.
+    """
+    mixed = hashes ^ np.uint64(_hash(seed, number, "rows"))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    count = min(count, len(mixed))
+    first = np.argpartition(mixed, count - 1)[:count] if count else np.zeros(0, np.int64)
+    found: list[int] = first[np.argsort(mixed[first])].tolist()
+    return found
 
 
 def drawn(among: int, count: int, seed: int, number: int, what: str) -> list[int]:

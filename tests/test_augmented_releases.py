@@ -9,6 +9,7 @@ from fixtures.writers import Scribe
 from hfds import Release, Run, build
 from hfds.releases.image_to_prompt import DEMO, V2, V3_PAINTED, V5, V5_PAINTED, augmented
 from processors.augment import AugmentPrompts
+from processors.dedup import MarkDuplicates
 from processors.keep import Keep
 from processors.paint import Paint
 from processors.quality import ScoreSimilarity
@@ -24,7 +25,13 @@ def test_a_shipped_release_with_new_prompts(shipped: Release) -> None:
     augment = made.steps[at]
     assert isinstance(augment, AugmentPrompts)
     assert made.steps == (*shipped.steps[:at], augment, *shipped.steps[at:])
-    assert [one for one in made.steps[:at] if not isinstance(one, Split)] == [*augment.rules]
+    own = [one for one in made.steps[:at] if not isinstance(one, Split)]
+    assert [*augment.rules[: len(own)]] == own
+    trained = tuple((earlier, "train") for earlier in shipped.earlier())
+    more = [rule for rule in augment.rules[len(own) :] if isinstance(rule, MarkDuplicates)]
+    expected = [(("prompt",), trained), (("prompt_embedding",), trained)] if trained else []
+    assert [(rule.compares, rule.against) for rule in more] == expected
+    assert len(own) + len(more) == len(augment.rules)
     assert not [one for one in made.steps[at + 1 :] if not isinstance(one, (Paint, ScoreSimilarity, Keep))]
     assert made.columns[-1] == "lineage"
 

@@ -217,7 +217,7 @@ V5_PAINTED = _painted(
 
 def augmented(release: Release, name: str, writer: Writer, wanted: int, **more: Any) -> Release:
     """`release` with prompts that a language model writes from its own, which go through all that its own go through
-    before the first is painted; v3 has 25,707 pictures of such prompts.
+    before the first is painted; v3 has 25,707 pictures of such prompts. What earlier releases train on is not new.
 
     Args:
         name: of the release that is made.
@@ -226,6 +226,9 @@ def augmented(release: Release, name: str, writer: Writer, wanted: int, **more: 
     steps = release.steps
     end = next((number for number, step in enumerate(steps) if isinstance(step, Paint)), len(steps))
     rules = tuple(step for step in steps[:end] if not isinstance(step, Split))
-    augment = AugmentPrompts(writer, wanted, rules, **more)
+    trained = tuple((earlier, "train") for earlier in release.earlier())
+    known = (replace(rule, against=trained) for rule in rules if isinstance(rule, MarkDuplicates) and not rule.against)
+    new = tuple(rule for rule in known if trained and "image_hash" not in rule.compares)
+    augment = AugmentPrompts(writer, wanted, (*rules, *new), **more)
     columns = tuple(dict.fromkeys((*release.columns, "lineage")))
     return release.but(name, steps=(*steps[:end], augment, *steps[end:]), columns=columns)

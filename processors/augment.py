@@ -255,9 +255,10 @@ class AugmentPrompts(AddRows):
         known = {folded(prompt) for prompt in self.fine}
         made: list[Dataset] = []
         with tqdm(total=self.wanted, desc=self.name, unit=" prompts", disable=run.local_rank > 0 or None) as bar:
-            while course.ended is None:
-                asked_now = requests.of(course.next())
-                said = asked.all([one.question for one in asked_now], f"{self.name}, round {course.rounds + 1}")
+            while asked_now := self._next(course, requests, asked):
+                questions = [one.question for one in asked_now]
+                said = asked.all(questions, f"{self.name}, round {course.rounds + 1}")
+                asked.mark(self.key(), questions, said)
                 new = dataset_of(self._rows([*zip(asked_now, said, strict=True)], known))
                 with no_further_bars():
                     new = ruled(self.rules, before, made, new, earlier, run)
@@ -273,6 +274,15 @@ class AugmentPrompts(AddRows):
             "" if course.ended == WANTED else f": ended, as too little of what comes is new (least={self.least:g})",
         )  # fmt: skip
         return concatenate_datasets(made), course
+
+    def _next(self, course: Course, requests: Requests, asked: Asked) -> list[Request]:
+        """The requests of the next round. When it is over, those that a run before asked and paid for: where failures
+        are tried again, fewer may be enough than were."""
+        if course.ended is None:
+            return requests.of(course.next())
+        more = requests.of(range(course.at, course.at + self.requests))
+        paid = asked.marked(self.key(), [one.question for one in more])
+        return [one for one, there in zip(more, paid, strict=True) if there]
 
     def _requests(self, rows: Dataset) -> Requests:
         training = training_of(rows) if self.from_rows else np.zeros(0, np.int64)

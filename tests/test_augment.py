@@ -498,6 +498,30 @@ def test_a_request_that_failed_is_asked_again_on_demand(tmp_path: Path, sources:
     assert made(release(augment), tmp_path, sources).digest == built.digest, "they fail again"
 
 
+def test_what_was_paid_for_stays_when_failures_are_tried_again(tmp_path: Path, sources: Path) -> None:
+    @dataclass(frozen=True)
+    class Sick(Scribe):
+        """Refuses half of the questions, and later none; its entry is that of the other."""
+
+        def entry(self) -> dict[str, Any]:
+            return Scribe().entry()
+
+    sick = release(step(writer=Sick(kinds=("failed", "prompts"))))
+    before = made(sick, tmp_path, sources)
+    failed = [row["id"] for row in ledger_of(before) if row["reason"] == "refused_request"]
+    assert failed
+    assert forget_failures(sick, Run.here(tmp_path / "work")) == {"AugmentPrompts": len(failed)}
+    log = tmp_path / "log"
+    after = made(release(step(writer=Scribe(log=str(log)))), tmp_path, sources)
+    assert {row["id"] for row in ledger_of(before)} - {*failed} <= {row["id"] for row in ledger_of(after)}
+    assert 0 < len(paid(log)) <= len(failed), "nothing else is asked"
+    again = build(
+        release(step()), Run.here(tmp_path / "new", store=str(tmp_path / "work/store")), sources=sources,
+        out=tmp_path / "again",
+    )  # fmt: skip
+    assert again.digest == after.digest
+
+
 def test_answers_of_a_step_and_of_its_rules_are_in_use(tmp_path: Path, sources: Path) -> None:
     lines = toy.write(tmp_path / "turned", a=[(str(n), f"turned to a side by {n}") for n in range(10)])
     rules = (Compass(), MarkDuplicates("direction", above=0.9999))

@@ -110,6 +110,30 @@ class Asked:
             )
         return self._said(keys, known, failed)
 
+    def mark(self, course: str, questions: Sequence[Question], said: Sequence[Said]) -> None:
+        """Keeps that these questions, where they were answered, were asked in a course of this name."""
+        paid = [question for question, one in zip(questions, said, strict=True) if one.answer is not None]
+        new = [at for at, there in enumerate(self.marked(course, paid)) if not there]
+        if new and self.run.main:
+            nothing = {
+                "text": "",
+                "finish": "asked",
+                "model": "",
+                "prompt_tokens": 0,
+                "completion_tokens": 0,
+                "cost": 0.0,
+            }
+            self.answers.write(_marks(course, paid)[new], pa.Table.from_pylist([nothing] * len(new), SAID))
+        self.run.gathered(None)
+
+    def marked(self, course: str, questions: Sequence[Question]) -> list[bool]:
+        """Of each question whether `mark` was told that it was asked and answered in this course."""
+        if not questions:
+            self._known()  # every rank agrees as often as the others
+            return []
+        found: list[bool] = (self._known()[0].find(_marks(course, questions)) >= 0).tolist()
+        return found
+
     def settle(self, title: str) -> None:
         """Blames the questions for the failures that no answer came after, where there were answers in runs before.
 
@@ -203,6 +227,11 @@ class Asked:
             kept.commit()
             bar.close()
         return kept.well, kept.suspects
+
+
+def _marks(course: str, questions: Sequence[Question]) -> np.ndarray:
+    """Under which keys the store has that questions were asked in a course: no question has one of these."""
+    return hash_texts(pa.array([f"{course}\0{key.tobytes().hex()}" for key in keys_of(questions)], pa.string()))
 
 
 class _Kept:

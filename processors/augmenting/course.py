@@ -32,19 +32,21 @@ class Course:
     usage: Usage = field(default_factory=Usage)
     models: set[str] = field(default_factory=set)
     rounds: int = 0
+    at: int = 0  # the number of the next request
 
     def next(self) -> range:
         """The numbers of the requests of the next round: as many as may be enough, by what was kept of those before."""
         left = self.wanted - sum(self.kept)
         rate = sum(self.kept) / len(self.kept) if self.kept else self.prompts
         size = min(self.requests, math.ceil(left / rate) if rate else self.requests)
-        return range(len(self.written), len(self.written) + size)
+        return range(self.at, self.at + size)
 
     def add(self, new: Dataset, answers: Iterable[Answer]) -> None:
         """A round: its rows, after the rules, and its answers."""
         table = new.select_columns(["lineage", "dropped"]).with_format("arrow")[:]
-        of = np.asarray(pc.struct_field(table["lineage"], "request")) - len(self.written)
+        numbers, of = np.unique(np.asarray(pc.struct_field(table["lineage"], "request")), return_inverse=True)
         written = np.bincount(of)  # each request has a row
+        self.at = int(numbers[-1]) + 1
         self.written += written.tolist()
         self.kept += np.bincount(of[np.asarray(kept(table))], minlength=len(written)).tolist()
         for answer in answers:

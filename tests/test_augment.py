@@ -506,17 +506,17 @@ def test_what_was_paid_for_stays_when_failures_are_tried_again(tmp_path: Path, s
         def entry(self) -> dict[str, Any]:
             return Scribe().entry()
 
-    sick = release(step(writer=Sick(kinds=("failed", "prompts"))))
-    before = made(sick, tmp_path, sources)
-    failed = [row["id"] for row in ledger_of(before) if row["reason"] == "refused_request"]
+    sick = release(step(writer=Sick(kinds=("failed", "prompts")), wanted=160))
+    before = ledger_of(made(sick, tmp_path, sources))
+    failed = [row["id"] for row in before if row["reason"] == "refused_request"]
     assert failed
     assert forget_failures(sick, Run.here(tmp_path / "work")) == {"AugmentPrompts": len(failed)}
     log = tmp_path / "log"
-    after = made(release(step(writer=Scribe(log=str(log)))), tmp_path, sources)
-    assert {row["id"] for row in ledger_of(before)} - {*failed} <= {row["id"] for row in ledger_of(after)}
+    after = made(release(step(writer=Scribe(log=str(log)), wanted=160)), tmp_path, sources)
+    assert {row["id"] for row in before} - {*failed} <= {row["id"] for row in ledger_of(after)}
     assert 0 < len(paid(log)) <= len(failed), "nothing else is asked"
     again = build(
-        release(step()), Run.here(tmp_path / "new", store=str(tmp_path / "work/store")), sources=sources,
+        release(step(wanted=160)), Run.here(tmp_path / "new", store=str(tmp_path / "work/store")), sources=sources,
         out=tmp_path / "again",
     )  # fmt: skip
     assert again.digest == after.digest

@@ -50,6 +50,9 @@ def annotate(steps: Sequence[Asks], rows: Dataset, run: Run, limit: int | None =
     """
     unique = {step.key(): Asked(step, rows, run) for step in steps}  # a release may have a step twice
     asked = [*unique.values()]
+    with run.first():
+        for one in asked:
+            one.recover()
     seen = run.agree(lambda: [(one.answers.parts(), one.answers.parts("failed")) for one in asked])
     missing = [one.missing(*parts) for one, parts in zip(asked, seen, strict=True)]
     for other in set(run.models) - {one.answers.folder for one in asked}:

@@ -14,7 +14,7 @@ from datasets import Dataset, Features
 
 from hfds import record
 from hfds.annotate import annotate
-from hfds.asked import PICTURES, Asked, Partly
+from hfds.asked import PICTURES, Asked, Keep, Partly
 from hfds.batch import Batch
 from hfds.errors import HfdsError
 from hfds.model import Model
@@ -80,6 +80,11 @@ class ModelAnnotator(Annotator):
         gave. An exception drops the row that caused it, with its name as the reason. Partly, where some were answered
         and that must not be lost."""
         raise NotImplementedError
+
+    def annotate_each(self, model: Any, items: list[Any], keep: Keep) -> pa.Table | Partly:
+        """As `annotate`. Overridden where answers are paid for one by one: each goes to `keep` the moment that it
+        comes, by the number of its item, so that a kill does not lose it."""
+        return self.annotate(model, items)
 
     def cost(self, table: pa.Table) -> np.ndarray:
         """How much work each row is, in any unit: shape (rows,), float64. `table` has `needs` without the pictures,

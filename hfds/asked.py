@@ -1,7 +1,7 @@
 """Asked: which rows a step with a model is shown, under which keys, what is known of them, who computes the rest."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -13,13 +13,18 @@ from datasets import Dataset, Features
 
 from hfds import record
 from hfds.batch import Batch
-from hfds.errors import HfdsError
+from hfds.errors import BadRow, HfdsError
+from hfds.journal import abandoned
 from hfds.run import Run
 from hfds.store import Answers, Known, Store
 
 SCAN = 10_000  # rows that are hashed at a time
 PICTURES = 100  # of them where their pictures have to be read for it
 BLOCK = 256  # neighbouring rows that go to one rank, at most
+
+
+# Keeps what became of one item: its columns, or why it has none for good.
+Keep = Callable[[int, Mapping[str, Any] | BadRow], None]
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,9 @@ class Asks(Protocol):
     def annotate(self, model: Any, items: list[Any]) -> pa.Table | Partly:
         """What it says."""
 
+    def annotate_each(self, model: Any, items: list[Any], keep: Keep) -> pa.Table | Partly:
+        """What it says, each answer kept the moment that it comes."""
+
     def cost(self, table: pa.Table) -> np.ndarray:
         """Work by row."""
 
@@ -97,7 +105,7 @@ class Asked:
     """A step, and the rows that it is asked about."""
 
     def __init__(self, step: Asks, rows: Dataset, run: Run):
-        self.step, self.rows = step, rows
+        self.step, self.rows, self.run = step, rows, run
         self.answers: Answers = Store(run.annotations, run.workdir / "mirror").answers(step.name, step.key())
         self.schema: pa.Schema = step.adds.arrow_schema
         self.answered: int | None = None  # position of a row to which there is an answer, as soon as that is known
@@ -156,6 +164,23 @@ class Asked:
         known = self.answers.known(parts, self.schema).find(keys) >= 0
         self.answered = next(iter(self.firsts[known].tolist()), None)
         return self.firsts[~known & (self.answers.failed(failed).find(keys) < 0)]
+
+    def recover(self) -> None:
+        """Puts into the store what processes of this machine that were killed had been answered."""
+        for path, found in abandoned(self.run.journal, self.answers.folder).items():
+            known = self.answers.known(self.answers.parts(), self.schema)
+            failed = self.answers.failed(self.answers.parts("failed"))
+            keys = np.frombuffer(b"".join(key for key, _ in found), np.uint64).reshape(-1, 2)
+            new = np.flatnonzero((known.find(keys) < 0) & (failed.find(keys) < 0)).tolist()
+            good = [at for at in new if "said" in found[at][1]]
+            bad = [at for at in new if "reason" in found[at][1]]
+            if good:
+                said = [found[at][1]["said"] for at in good]
+                self.answers.write(keys[good], pa.Table.from_pylist(said, self.schema))
+            if bad:
+                why = [found[at][1] for at in bad]
+                self.answers.write_failed(keys[bad], [w["reason"] for w in why], [w["value"] for w in why])
+            path.unlink(missing_ok=True)
 
     def costs(self, positions: np.ndarray) -> np.ndarray:
         """What the step says each of these rows costs: shape (positions,), float64."""

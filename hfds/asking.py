@@ -2,9 +2,10 @@
 
 import json
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import pyarrow as pa
 from hfds.asked import Asked, Asks, Partly
 from hfds.batch import Batch
 from hfds.errors import BadRow, HfdsError
+from hfds.journal import Journal
 from hfds.record import printable
 from hfds.run import Run
 
@@ -72,6 +74,8 @@ class Asking:
         self._unprepared: list[tuple[int, Crash]] = []  # with no row after them yet that could be prepared
         self._unanswered: list[tuple[int, Crash]] = []  # with no answer after them yet
         self.held = 0  # bytes that are not in the store yet
+        self._journal = Journal(run.journal, asked.answers.folder)
+        self._one_at_a_time = threading.Lock()
 
     def take(self, positions: np.ndarray, items: list[Any]) -> None:
         """Puts prepared rows in line, and asks as soon as a batch is full."""
@@ -120,6 +124,8 @@ class Asking:
             self.asked.answers.write_failed(keys[[*positions]], [w.reason for w in why], [w.value for w in why])
         self._positions, self._tables, self._failures = [], [], []
         self.held = 0
+        if not self._flying:  # what is being said now is in the journal alone
+            self._journal.clear()
 
     def _ask(self, batch: list[_Row]) -> None:
         while len(batch) > self.size:
@@ -132,18 +138,25 @@ class Asking:
         if self._filled:  # always the same shape: an answer does not depend on how many other rows came
             items += items[-1:] * (self.size - len(items))
         if self.threads is None:
-            return self._hear(batch, self.size, self._say(model, items))
-        self._flying.append((batch, self.size, self.threads.submit(self._say, model, items)))
+            return self._hear(batch, self.size, self._say(model, items, batch))
+        self._flying.append((batch, self.size, self.threads.submit(self._say, model, items, batch)))
         self.land(FLYING)
 
     @property
     def _filled(self) -> bool:
         return self.asked.step.loads and self.asked.step.shaped
 
-    def _say(self, model: Any, items: list[Any]) -> _Said:
+    def _say(self, model: Any, items: list[Any], batch: Sequence[_Row] = ()) -> _Said:
+        def keep(number: int, said: Mapping[str, Any] | BadRow) -> None:
+            if number < len(batch):
+                key = self.asked.keys[batch[number].position].tobytes()
+                row = {"reason": said.reason, "value": said.value} if isinstance(said, BadRow) else {"said": said}
+                with self._one_at_a_time:
+                    self._journal.add(key, row)
+
         began = time.monotonic()
         try:
-            said = self.asked.step.annotate(model, items)
+            said = self.asked.step.annotate_each(model, items, keep)
         except HfdsError:
             raise
         except Exception as error:  # noqa: BLE001  models raise anything

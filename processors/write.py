@@ -10,7 +10,7 @@ import xxhash
 from datasets import Features, Value
 
 from hfds.annotator import ModelAnnotator
-from hfds.asked import Partly
+from hfds.asked import Keep, Partly
 from hfds.batch import Batch
 from hfds.errors import BadRow, HfdsError
 from hfds.record import printable
@@ -103,6 +103,9 @@ class Write(ModelAnnotator):
         return [self._question(dict(zip(self.needs, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def annotate(self, model: Opened, items: list[Question]) -> Partly:
+        return self.annotate_each(model, items, lambda number, said: None)
+
+    def annotate_each(self, model: Opened, items: list[Question], keep: Keep) -> Partly:
         answers: dict[int, Answer] = {}
         failed: list[tuple[int, Exception]] = []
         stop: HfdsError | None = None
@@ -110,16 +113,19 @@ class Write(ModelAnnotator):
             for row, said in model.write(items, self.schema):
                 if isinstance(said, Answer) and said.finish == "stop":
                     answers[row] = said
+                    keep(row, self._columns(said, items[row]))
                 else:
-                    failed.append((row, _blamed(said)))
+                    failed.append((row, blamed := _blamed(said)))
+                    if isinstance(blamed, BadRow):
+                        keep(row, blamed)
         except HfdsError as error:
             if not answers and not failed:
                 raise
             stop = error
         rows = sorted(answers)
-        by = [self._by(answers[row], items[row].seed) for row in rows]
-        columns = {self.into: [answers[row].text for row in rows], f"{self.into}_by": by}
-        return Partly(pa.table(columns, self.adds.arrow_schema), rows, sorted(failed, key=lambda one: one[0]), stop)
+        columns = [self._columns(answers[row], items[row]) for row in rows]
+        table = pa.Table.from_pylist(columns, self.adds.arrow_schema)
+        return Partly(table, rows, sorted(failed, key=lambda one: one[0]), stop)
 
     def _question(self, values: Mapping[str, str]) -> Question:
         said = ("user", self.ask.format(**values))
@@ -127,10 +133,11 @@ class Write(ModelAnnotator):
         seed = xxhash.xxh3_64_intdigest("\0".join(text for _, text in messages).encode(), self.seed % (1 << 64))
         return Question(messages, seed % SEEDS)
 
-    def _by(self, answer: Answer, seed: int) -> dict[str, Any]:
+    def _columns(self, answer: Answer, question: Question) -> dict[str, Any]:
         used = answer.usage
         tokens = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
-        return {"model": answer.model, "seed": seed, **tokens, "cost": used.cost}
+        by = {"model": answer.model, "seed": question.seed, **tokens, "cost": used.cost}
+        return {self.into: answer.text.encode("utf-8", "replace").decode(), f"{self.into}_by": by}
 
 
 def _names_columns(ask: Any) -> bool:

@@ -27,6 +27,7 @@ from hfds.check import check
 from hfds.commands.building import _told
 from hfds.errors import ConfigError, HfdsError, Stopped, WriterError
 from hfds.explain import explain
+from hfds.journal import Journal, abandoned
 from hfds.lock import answers_in_use
 from hfds.plan import plan
 from hfds.release import Built, forget_failures
@@ -37,7 +38,6 @@ from processors.augmenting.answers import FAULTS as FAULT_NAMES
 from processors.augmenting.answers import Part, fault, folded, parts
 from processors.augmenting.asked import Asked, keys_of
 from processors.augmenting.fine import FINE
-from processors.augmenting.journal import Journal, abandoned
 from processors.augmenting.requests import drawn, lowest
 from processors.clean_prompt import CleanPrompt
 from processors.dedup import MarkDuplicates

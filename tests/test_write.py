@@ -24,6 +24,7 @@ from hub import Fault
 from hfds.errors import ConfigError, HfdsError, Stopped, WriterError
 from hfds.model import Model
 from hfds.run import Run
+from hfds.store import answers_folder
 from processors.models.generate import Generate
 from processors.models.openai_server import OpenAIServer
 from processors.write import Write
@@ -146,6 +147,16 @@ def test_steps_of_a_run_share_the_budget_of_their_writer(server: ChatServer, tmp
     assert len(server.asked) > 90
 
 
+def test_a_journal_that_was_cut_is_no_answer(server: ChatServer, tmp_path: Path) -> None:
+    asking, run = step(server), Run(tmp_path)
+    run.journal.mkdir()
+    for number, text in enumerate(["", '{"key": "00']):
+        (run.journal / f"{answers_folder(asking.name, asking.key())}-{number}.jsonl").write_text(text)
+    assert asking(rows(20), run)["rewritten"][0]
+    assert len(server.asked) == 20
+    assert [*run.journal.glob("*.jsonl")] == []
+
+
 def test_a_server_that_is_gone_in_the_middle_leaves_what_it_answered(tmp_path: Path) -> None:
     with ChatServer(rewrite) as server:
         server.faults = [Fault(ASK, lost=True, after=90)]
@@ -155,7 +166,7 @@ def test_a_server_that_is_gone_in_the_middle_leaves_what_it_answered(tmp_path: P
         answered = {asked.text for asked in server.asked[:90]}
         server.faults, server.asked = [], []
         asking(rows(), Run(tmp_path))
-        assert len(server.asked) == ROWS - 90
+        assert ROWS - 92 <= len(server.asked) <= ROWS - 90, "one may be answered as the server goes"
         assert not answered & {asked.text for asked in server.asked}
 
 
@@ -189,19 +200,19 @@ PROGRAM = """
     from hfds.run import Run
     from processors.models.openai_server import OpenAIServer
     from processors.write import Write
-    url, folder, count = sys.argv[1:]
+    url, folder, count, seconds = sys.argv[1:]
     rows = Dataset.from_dict({"prompt": [f"prompt {n}" for n in range(int(count))]})
     writer = OpenAIServer(url, "tiny", concurrency=4)
-    Write(writer, "Rewrite: {prompt}", into="rewritten")(rows, Run.accelerated(folder, commit_seconds=0.05))
+    Write(writer, "Rewrite: {prompt}", into="rewritten")(rows, Run.accelerated(folder, commit_seconds=float(seconds)))
 """
 
 
-def launch(url: str, folder: Path, ranks: int = 1) -> list[subprocess.Popen[bytes]]:
+def launch(url: str, folder: Path, ranks: int = 1, seconds: float = 0.05) -> list[subprocess.Popen[bytes]]:
     """The step in processes of their own."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), url, str(folder), str(ROWS)]
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), url, str(folder), str(ROWS), str(seconds)]
     common = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
@@ -210,9 +221,9 @@ def launch(url: str, folder: Path, ranks: int = 1) -> list[subprocess.Popen[byte
     ]
 
 
-def test_after_a_kill_little_is_asked_again(server: ChatServer, tmp_path: Path) -> None:
+def test_after_a_kill_no_answer_is_asked_for_again(server: ChatServer, tmp_path: Path) -> None:
     server.delay = 0.05
-    [process] = launch(server.url, tmp_path)
+    [process] = launch(server.url, tmp_path, seconds=60)
     while len(server.asked) < 100 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -220,8 +231,11 @@ def test_after_a_kill_little_is_asked_again(server: ChatServer, tmp_path: Path) 
     server.delay = 0
     step(server)(rows(), Run(tmp_path))
     again = len(server.asked) - ROWS
-    assert again <= 2 * 4 * 4 + 16, "two batches, and what came since the last time that answers were written"
+    assert again <= 4 + 1, "what was on its way, by four threads"
     assert len({asked.text for asked in server.asked}) == ROWS
+    assert [*(tmp_path / "journal").glob("Write-*")] == [], "all that it said is in the store"
+    made = step(server)(rows(), Run(tmp_path))
+    assert made.to_dict() == step(server)(rows(), Run(tmp_path / "once")).to_dict(), "dropped rows as well"
 
 
 @pytest.mark.slow

@@ -15,11 +15,11 @@ from datasets.utils import tqdm
 
 from hfds.asking import ALIKE, crash
 from hfds.errors import BadRow, ConservationError, HfdsError, Stopped
+from hfds.journal import Journal, abandoned
 from hfds.record import hash_texts
 from hfds.run import Run
 from hfds.store import Answers, Known, Store
 from hfds.writer import Answer, BadAnswer, Opened, Question, Usage, Writer
-from processors.augmenting.journal import Journal, abandoned
 
 STEP = "AugmentPrompts"  # under which the store has them
 VERSION = 1

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 
 class Journal:
-    """One line for each answer since the last `clear`: `key` as hex digits, and the columns of the answer. The file is
-    this process's own, and locked as long as it lives."""
+    """One line for each answer since the last `clear`: `key` as hex digits, and what was said. The file is this
+    process's own, and locked as long as it lives."""
 
     def __init__(self, folder: Path, name: str):
         self._path = folder / f"{name}-{os.getpid()}.jsonl"

@@ -156,6 +156,9 @@ def test_a_build_that_is_ended_keeps_what_it_has(
 
 
 def test_what_looks_like_ranks_but_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # accelerate sets them, and processes that later tests start would inherit it
+        monkeypatch.delenv(name)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="WORLD_SIZE says that this is one of 2 processes, and each would build"):
         Run.here(tmp_path)

@@ -52,9 +52,12 @@ class AddRows(WholeDataset):
         """For a plan: `requests` to its model, and `rows` that will be kept of what it adds, both at least."""
         raise NotImplementedError
 
-    def new_rows(self, rows: Dataset, run: Run, earlier: Dataset | None) -> tuple[Dataset, dict[str, Any]]:
+    def new_rows(
+        self, rows: Dataset, run: Run, earlier: Dataset | None, refuse: tuple[Step, ...]
+    ) -> tuple[Dataset, dict[str, Any]]:
         """The new rows, with `id`, `dropped` and whichever other columns of `rows` they have; and what the lock says of
-        them: `revision`, `license`, `into`, `written`. Every rank of the run calls it, with the same rows."""
+        them: `revision`, `license`, `into`, `written`. Every rank of the run calls it, with the same rows. What drops
+        new rows before anything else sees them is in `refuse`."""
         raise NotImplementedError
 
     def state(self, run: Run) -> str:
@@ -65,8 +68,18 @@ class AddRows(WholeDataset):
         """The rows that `grow` gives."""
         return self.grow(rows, run, earlier).rows
 
-    def grow(self, rows: Dataset, run: Run | None = None, earlier: Dataset | None = None) -> Grown:
-        """`rows` and those that it adds, found again where `run` has them; arguments as of every `WholeDataset`.
+    def grow(
+        self,
+        rows: Dataset,
+        run: Run | None = None,
+        earlier: Dataset | None = None,
+        refuse: tuple[Step, ...] = (),
+    ) -> Grown:
+        """`rows` and those that it adds, found again where `run` has them.
+
+        Args:
+            rows, run, earlier: as of every `WholeDataset`.
+            refuse: filters that new rows go through before `rules`, such as `hfds.refused.Withdraw`.
 
         Raises:
             ConfigError: also what `__call__` of a `WholeDataset` raises.
@@ -75,10 +88,10 @@ class AddRows(WholeDataset):
         rows = self.widened(rows, run)
         if run is None:
             with TemporaryDirectory() as folder:
-                made, said = self.new_rows(rows, Run(Path(folder)), earlier)
+                made, said = self.new_rows(rows, Run(Path(folder)), earlier, refuse)
             made = dataset_of(self._fitted(made, rows.features))
         else:
-            made, said = self._kept(rows, run, earlier)
+            made, said = self._kept(rows, run, earlier, refuse)
         source: dict[str, Any] = {
             "input": self.label,
             "into": None,
@@ -109,15 +122,18 @@ class AddRows(WholeDataset):
         narrow, file = rows.select_columns(["id"]), self._file(rows, run, "columns")
         return beside(rows, self._map(narrow, run, lacking, nulls, file))
 
-    def _kept(self, rows: Dataset, run: Run, earlier: Dataset | None) -> tuple[Dataset, dict[str, Any]]:
+    def _kept(
+        self, rows: Dataset, run: Run, earlier: Dataset | None, refuse: tuple[Step, ...]
+    ) -> tuple[Dataset, dict[str, Any]]:
         """The new rows from a file in `run`, which is written once on every machine."""
+        seen = "\0".join((earlier._fingerprint if earlier is not None else "", *(rule.key() for rule in refuse)))
 
         def file() -> str:
-            return self._file(rows, run, (earlier._fingerprint if earlier is not None else "") + self.state(run))
+            return self._file(rows, run, seen + self.state(run))
 
         found = _found(run, file())
         if not all(run.gathered(found is not None)) or found is None:
-            new, said = self.new_rows(rows, run, earlier)
+            new, said = self.new_rows(rows, run, earlier, refuse)
             name = file()
             with run.first():
                 if _found(run, name) is None:

@@ -347,10 +347,14 @@ def apply(step: Step, rows: Dataset, release: Release, out: Path, run: Run) -> D
 
 
 def grow(step: AddRows, rows: Dataset, release: Release, out: Path, run: Run) -> Grown:
-    """`rows` with those that a step of `release` adds, of which `refusals` drops what it drops of any source."""
+    """`rows` with those that a step of `release` adds, of which `refusals` drops what it drops of any source.
+
+    It does so before the step's own rules, and once more where ids were there already.
+    """
     before = (*release.steps[: release.steps.index(step)], *step.rules)
-    grown, source = step.grow(rows, run, earlier_rows(step, before, out, run))
-    refused = functools.reduce(lambda made, refuse: refuse(made, run), refusals(release, out, run), unique(grown, run))
+    refuse = refusals(release, out, run)
+    grown, source = step.grow(rows, run, earlier_rows(step, before, out, run), refuse)
+    refused = functools.reduce(lambda made, rule: rule(made, run), refuse, unique(grown, run))
     return Grown(refused, source)
 
 

@@ -232,7 +232,9 @@ class AugmentPrompts(AddRows):
         answers = answers_of(self.writer, self._schema(), run)
         return "".join(run.agree(lambda: answers.parts("failed")))
 
-    def new_rows(self, rows: Dataset, run: Run, earlier: Dataset | None) -> tuple[Dataset, dict[str, Any]]:
+    def new_rows(
+        self, rows: Dataset, run: Run, earlier: Dataset | None, refuse: tuple[Step, ...]
+    ) -> tuple[Dataset, dict[str, Any]]:
         """The prompts that the model wrote and all else that it said, and what was asked and paid for.
 
         Raises:
@@ -243,12 +245,14 @@ class AugmentPrompts(AddRows):
         if wrong := self.misfits(rows.features):
             raise ConfigError(*wrong)
         with Asked(self.writer, self._schema(), run) as asked:
-            made, course = self._loop(rows, run, earlier, asked)
+            made, course = self._loop(rows, run, earlier, refuse, asked)
         models = ", ".join(sorted(course.models))
         said = {"into": self.into, "revision": models or None, "license": self.license, "written": course.account()}
         return made, said
 
-    def _loop(self, rows: Dataset, run: Run, earlier: Dataset | None, asked: Asked) -> tuple[Dataset, Course]:
+    def _loop(
+        self, rows: Dataset, run: Run, earlier: Dataset | None, refuse: tuple[Step, ...], asked: Asked
+    ) -> tuple[Dataset, Course]:
         """Round after round."""
         requests, before = self._requests(rows), compared(self.rules, rows, run)
         course = Course(self.wanted, self.prompts, self.requests, self.least)
@@ -261,7 +265,7 @@ class AugmentPrompts(AddRows):
                 asked.mark(self.key(), questions, said)
                 new = dataset_of(self._rows([*zip(asked_now, said, strict=True)], known))
                 with no_further_bars():
-                    new = ruled(self.rules, before, made, new, earlier, run)
+                    new = ruled((*refuse, *self.rules), before, made, new, earlier, run)
                 made.append(new)
                 course.add(new, (one.answer for one in said if one.answer is not None))
                 bar.update(min(self.wanted, sum(course.kept)) - bar.n)

@@ -566,6 +566,20 @@ def test_licences_and_withdrawals_hold_for_new_rows(tmp_path: Path, sources: Pat
     assert next(row["step"] for row in ledger_of(again) if row["id"] == first) == "Withdraw"
 
 
+def test_what_was_withdrawn_counts_neither_as_new_nor_as_a_duplicate(tmp_path: Path, sources: Path) -> None:
+    augment = step(wanted=60, rules=(MarkDuplicates("prompt"),))
+    built = made(release(augment), tmp_path, sources)
+    alike = next(row for row in ledger_of(built) if row["partner"] and row["partner"].startswith("augmented/"))
+    went, stays = alike["partner"], alike["id"]
+    others = [row["id"] for row in rows_of(built) if row["lineage"] and row["id"] != went]
+    write_withdrawn([Tombstone(id_, "asked_for", "id", "v2") for id_ in (went, *others[:9])], tmp_path / "dist/toys")
+    again = made(release(augment, name="v3"), tmp_path, sources)
+    new = [row for row in rows_of(again) if row["lineage"]]
+    assert len(new) >= 60
+    assert stays in [row["id"] for row in new]
+    assert again.lock["sources"][-1]["written"]["kept"] == len(new)
+
+
 def test_new_rows_go_through_what_comes_behind(tmp_path: Path, sources: Path) -> None:
     built = made(release(step(), step(config="more", from_fine=0), Repeat(2)), tmp_path, sources)
     counts = Counter(row["input"] for row in ledger_of(built) if row["split"])

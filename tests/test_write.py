@@ -1,5 +1,6 @@
 """Write: answers of a language model as columns, kept, never paid for twice, and rows without one dropped by reason."""
 
+import errno
 import json
 import os
 import re
@@ -22,7 +23,8 @@ from fixtures.chat import ASK, ChatServer
 from fixtures.llamas import llama
 from hub import Fault
 
-from hfds.errors import ConfigError, HfdsError, Stopped, WriterError
+from hfds.errors import ConfigError, HfdsError, OutOfSpace, Stopped, WriterError
+from hfds.journal import Journal
 from hfds.model import Model
 from hfds.run import Run
 from hfds.store import answers_folder
@@ -164,6 +166,21 @@ def test_a_journal_that_was_cut_is_no_answer(server: ChatServer, tmp_path: Path)
     assert asking(rows(20), run)["rewritten"][0]
     assert len(server.asked) == 20
     assert [*run.journal.glob("*.jsonl")] == []
+
+
+@pytest.mark.parametrize("wrong, kind", [(errno.ENOSPC, OutOfSpace), (errno.ENOLCK, HfdsError)], ids=str)
+def test_a_disk_that_takes_no_answer_ends_the_run_and_nothing_is_asked_again(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int, kind: type[HfdsError]
+) -> None:
+    def refuse(journal: Journal, line: str) -> None:
+        raise OSError(wrong, os.strerror(wrong))
+
+    server.delay = 0.02
+    monkeypatch.setattr(Journal, "_add", refuse)
+    with pytest.raises(kind, match=r"--workdir"):
+        step(server)(rows(), Run(tmp_path))
+    assert Counter(asked.text for asked in server.asked).most_common(1)[0][1] == 1
+    assert len(server.asked) < ROWS
 
 
 def test_a_server_that_is_gone_in_the_middle_leaves_what_it_answered(tmp_path: Path) -> None:

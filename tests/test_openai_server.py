@@ -7,12 +7,14 @@ import pickle
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from fixtures.chat import ASK, TOKENS, ChatServer
@@ -20,6 +22,7 @@ from hub import Fault
 
 from hfds.errors import ConfigError, Stopped, WriterError
 from hfds.writer import Answer, BadAnswer, Question, Usage, checked, in_order, schema_problems
+from processors.models.completions import LARGEST, come
 from processors.models.connection import Connection, Rejected
 from processors.models.limits import Budget, Pace
 from processors.models.openai_server import OpenAIServer
@@ -427,6 +430,65 @@ def test_a_redirect_carries_neither_key_nor_question(server: ChatServer, monkeyp
             with pytest.raises(ConfigError, match=r"redirects to 127\.0\.0\.1"):
                 ask(writer(server, key_variable="WRITER_KEY"))
         assert other.asked == []
+
+
+# Answers without end.
+
+POST = httpx2.Request("POST", "http://localhost/v1/chat/completions")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_of_an_answer_no_more_is_read_than_one_may_have(packed: bool) -> None:
+    parts, sent = zlib.compressobj(wbits=31), itertools.repeat(b" " * 65536, 2000)  # 131 MB
+    read = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal read
+        for part in sent:
+            read += len(part)
+            yield parts.compress(part) if packed else part
+
+    headers = {"content-encoding": "gzip"} if packed else {}
+    response = come(httpx2.Response(200, headers=headers, content=body(), request=POST))
+    assert len(response.content) == LARGEST
+    assert read < 2 * LARGEST
+
+
+def test_an_answer_that_drips_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processors.models.completions.LONGEST", 0.2)
+
+    def body() -> Iterator[bytes]:
+        for _ in range(100):
+            time.sleep(0.02)
+            yield b" "
+
+    assert 1 <= len(come(httpx2.Response(200, content=body(), request=POST)).content) < 50
+
+
+def test_an_answer_that_is_too_large_is_none_and_is_counted(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processors.models.completions.LARGEST", 500)
+    server.say = lambda body: {"content": "a" * (1000 if body["messages"][-1]["content"] == "question 0" else 10)}
+    opened = writer(server, tries=1, concurrency=1, max_tokens=9).open("cpu")
+    found, error = heard(opened, questions(3)[::-1])
+    assert [type(said) for said in found.values()] == [Answer, Answer]
+    assert isinstance(error, WriterError)
+    assert opened.usage == Usage(3, 2 * TOKENS + 64 + len("question 0"), 2 * TOKENS + 9)
+
+
+@pytest.mark.parametrize("packed", ["br", "zstd", "gzip, gzip"])
+def test_an_answer_that_is_packed_as_it_was_not_asked_for_is_none(packed: str) -> None:
+    with pytest.raises(ValueError, match=f"an answer that is packed as {packed}"):
+        come(httpx2.Response(200, headers={"content-encoding": packed}, content=iter([b"abc"])))
+
+
+@pytest.mark.parametrize("said", ["rot13", "hex", "undefined"])
+def test_an_error_in_no_encoding_of_text_is_told(server: ChatServer, said: str) -> None:
+    server.faults = [Fault(ASK, 500, {**NOW, "Content-Type": f"text/html; charset={said}"}, body="<html>Bad gateway")]
+    _, error = heard(writer(server).open("cpu"), questions(5))
+    assert isinstance(error, WriterError)
+    assert "500 <html>Bad gateway" in str(error)
 
 
 # Limits.

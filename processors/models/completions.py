@@ -1,6 +1,7 @@
 """Chat completions as JSON (platform.openai.com/docs/api-reference/chat): requests, answers, and what errors say."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ ENDS = {  # what servers of this form, and those behind which others stand, say 
 }
 MANY = 1 << 31  # tokens that no question and no answer has
 MODEL = 200  # characters of what a server calls itself
+LARGEST = 1 << 25  # bytes of an answer
+LONGEST = 3600.0  # seconds that one may take from its first byte on
+PACKED = ("identity", "gzip", "deflate")
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
 
@@ -127,6 +131,34 @@ def told(error: BaseException, key: str | None) -> str:
     return printable(hidden(key, text))[:300]
 
 
+def come(response: Any) -> Any:
+    """A response whose body is read: as much as an answer may have, for as long as one may take. The rest is left, and
+    what is then cut is no chat completion. Its text is UTF-8, as JSON is, whatever it says.
+
+    Raises:
+        ValueError: it is packed in a way that was not asked for, which may be anything when it is unpacked.
+    """
+    if (packed := response.headers.get("content-encoding", "identity").lower()) not in PACKED:
+        raise ValueError(f"an answer that is packed as {printable(packed)[:40]}")
+    body, until = bytearray(), time.monotonic() + LONGEST
+    for part in response.iter_bytes():
+        body += part
+        if len(body) > LARGEST or time.monotonic() > until:
+            break
+    return _again(response, bytes(body[:LARGEST]), [*response.headers.multi_items()])
+
+
+def _again(response: Any, body: bytes, headers: list[tuple[str, str]]) -> Any:
+    """A response with another body, without the words behind its status, which are the server's too."""
+    own = ("content-encoding", "content-length", "content-type", "transfer-encoding")  # of the body as it was sent
+    return type(response)(
+        response.status_code,
+        headers=[(name, value) for name, value in headers if name not in own],
+        content=body,
+        request=response.request,
+    )
+
+
 def without(key: str | None, response: Any) -> Any:
     """A response as if the server had never said the key back, in its body or its headers."""
     if key is None or len(key) < SECRET:
@@ -135,13 +167,8 @@ def without(key: str | None, response: Any) -> Any:
         text = json.dumps(json.loads(response.content))  # in which it is written in one way
     except (ValueError, RecursionError):
         text = response.text
-    own = ("content-encoding", "content-length", "content-type", "transfer-encoding")  # of the body as it was sent
-    return type(response)(
-        response.status_code,  # without the words behind it, which are the server's too
-        headers=[(name, hidden(key, value)) for name, value in response.headers.multi_items() if name not in own],
-        content=hidden(key, text).encode("utf-8", "replace"),
-        request=response.request,
-    )
+    headers = [(name, hidden(key, value)) for name, value in response.headers.multi_items()]
+    return _again(response, hidden(key, text).encode("utf-8", "replace"), headers)
 
 
 def hidden(key: str | None, text: str) -> str:

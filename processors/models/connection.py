@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 from hfds.errors import ConfigError, HfdsError, MissingExtra, WriterError
 from hfds.tries import AGAIN, FAILURES, answer_of, asked_pause, status_of, tried
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
-from processors.models.completions import Form, no_credit, told, without
+from processors.models.completions import Form, come, no_credit, told, without
 from processors.models.limits import Limits
 
 if TYPE_CHECKING:
     from processors.models.openai_server import OpenAIServer
 
 ALIKE = 16  # questions refused before any was answered that are no matter of the questions any more
+PLAIN = {"Accept-Encoding": "gzip, deflate"}
 BUSY, OVERLOADED = 429, 529  # the second is what some say for 503
 
 
@@ -44,7 +45,7 @@ class Connection:
         self._used = Usage()
         self._form = Form(server.model, server.sampling, server.body, self._budget.cost)
         self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={**PLAIN, **({"Authorization": f"Bearer {key}"} if key else {})},
             timeout=server.timeout,
             limits=httpx2.Limits(max_connections=threads, max_keepalive_connections=threads),
             follow_redirects=False,  # which would carry questions, and a key, to another host
@@ -141,12 +142,9 @@ class Connection:
             call.wait(0)  # after what may have been a long time
             expected = self._expected(most)
             self._turn(call, expected)
-            response = self._client.post(
-                f"{self.server.url.rstrip('/')}/chat/completions",
-                content=data,
-                headers={"Content-Type": "application/json"},
-            )
-            response = without(self._key, response)
+            url, json = f"{self.server.url.rstrip('/')}/chat/completions", {"Content-Type": "application/json"}
+            with self._client.stream("POST", url, content=data, headers=json) as coming:
+                response = without(self._key, come(coming))
             if response.is_success:
                 used = self._form.used(response, most)
             answer = self._form.answer(response, most)

@@ -381,13 +381,15 @@ SAID_BACK = {
     "refused": Fault(ASK, 422, body=json.dumps({"error": "x" * 280 + SECRET})),
     "redirect": Fault(ASK, 307, {"Location": f"https://{SECRET}.example/v1?{SECRET}"}),
     "pause": Fault(ASK, 429, {"Retry-After": f"{SECRET}"}),
+    "header": Fault(ASK, 200, {"X-Key": f"Bearer {SECRET}"}, body="{}"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", SAID_BACK.values(), ids=SAID_BACK)
 def test_a_key_that_is_said_back_reaches_nobody(
-    server: ChatServer, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Fault
 ) -> None:
+    caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("WRITER_KEY", SECRET)
     server.faults = [replace(fault)]
     opened = writer(server, key_variable="WRITER_KEY", tries=1, concurrency=1).open("cpu")
@@ -401,7 +403,8 @@ def test_a_key_that_is_said_back_reaches_nobody(
         said.append(traceback.format_exc())
     opened.close()
     assert said
-    assert SECRET[:12].lower() not in "".join(said).lower()
+    assert SECRET[:12].lower() not in "".join([*said, caplog.text]).lower()
+    assert not logging.getLogger("httpcore2.http11").filters
 
 
 def test_a_key_that_is_no_secret_is_a_word_like_others(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:

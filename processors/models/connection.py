@@ -4,6 +4,7 @@ Many threads ask, no faster and for no more than was said, and again where that 
 is about all of them stops all of them; what was on its way is still heard.
 """
 
+import logging
 import threading
 import time
 import weakref
@@ -16,13 +17,14 @@ from urllib.parse import urlsplit
 from hfds.errors import ConfigError, HfdsError, MissingExtra, WriterError
 from hfds.tries import AGAIN, FAILURES, answer_of, asked_pause, status_of, tried
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
-from processors.models.completions import Form, come, no_credit, told, without
+from processors.models.completions import Form, come, hidden, no_credit, told, without
 from processors.models.limits import Limits
 
 if TYPE_CHECKING:
     from processors.models.openai_server import OpenAIServer
 
 ALIKE = 16  # questions refused before any was answered that are no matter of the questions any more
+LOGGERS = ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy", "httpcore2.socks")
 PLAIN = {"Accept-Encoding": "gzip, deflate"}
 BUSY, OVERLOADED = 429, 529  # the second is what some say for 503
 
@@ -50,7 +52,7 @@ class Connection:
             limits=httpx2.Limits(max_connections=threads, max_keepalive_connections=threads),
             follow_redirects=False,  # which would carry questions, and a key, to another host
         )
-        weakref.finalize(self, self._client.close)  # who asks may forget it
+        self._ends = weakref.finalize(self, _forget, self._client, _Hiding(key))  # who asks may forget it
         self._threads = ThreadPoolExecutor(threads, "hfds-writer")
         self._lock = threading.Lock()
         self._calls: set[_Call] = set()
@@ -88,7 +90,7 @@ class Connection:
     def close(self) -> None:
         """Waits for what is on its way, and ends the connection."""
         self._threads.shutdown(cancel_futures=True)
-        self._client.close()
+        self._ends()
 
     def _one(self, call: "_Call", position: int, question: Question) -> None:
         """In a thread: asks one question, unless the call is over."""
@@ -231,6 +233,28 @@ def _host(response: Any) -> str | None:
         return urlsplit(str(response.headers.get("Location", ""))).hostname
     except ValueError:  # as where the key was in it
         return None
+
+
+class _Hiding(logging.Filter):
+    """Takes the key out of what the HTTP library logs, which has the headers of answers and the words behind their
+    status."""
+
+    def __init__(self, key: str | None):
+        super().__init__()
+        self.key, self.loggers = key, [logging.getLogger(name) for name in LOGGERS if key]
+        for logger in self.loggers:
+            logger.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets all of it through."""
+        record.msg, record.args = hidden(self.key, record.getMessage()), ()
+        return True
+
+
+def _forget(client: Any, hiding: _Hiding) -> None:
+    client.close()
+    for logger in hiding.loggers:
+        logger.removeFilter(hiding)
 
 
 class _Over(Exception):

@@ -19,6 +19,7 @@ from hfds.writer import Answer, BadAnswer, Question, in_order
 from processors.models.chat import unfenced
 from processors.models.generate import Generate, Generator
 from processors.models.sampling import chosen
+from processors.models.vllm import VLLM
 
 torch.set_num_threads(1)
 
@@ -251,3 +252,12 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(folder: Path, given: d
     assert any(said in problem for problem in writer.problems())
     with pytest.raises(ConfigError):
         writer.open("cpu")
+
+
+@pytest.mark.parametrize("kind", [Generate, VLLM])
+def test_two_ways_to_write_the_same_sampling_have_one_key(kind: Any) -> None:
+    model = Model("org/name", "a" * 40)
+    first, second = kind(model, temperature=1, top_p=1), kind(model, temperature=1.0, top_p=1.0)
+    assert first == second
+    assert json.dumps(first.entry()) == json.dumps(second.entry())
+    assert json.dumps(kind(model, max_tokens=7).entry()["max_tokens"]) == "7"

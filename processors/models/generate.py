@@ -13,7 +13,7 @@ from hfds.model import Model
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
 from processors.models.chat import load_chat, messages, told_schema, unfenced
 from processors.models.checkpoint import load, need
-from processors.models.sampling import Chooser, sampling_problems
+from processors.models.sampling import Chooser, sampling_entry, sampling_problems
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Generate:
 
     def entry(self) -> dict[str, Any]:
         """What its answers depend on."""
-        sampling = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
+        sampling = sampling_entry(self.temperature, self.top_p, self.max_tokens)
         return {"backend": type(self).__name__, "model": self.model.identity, **sampling}
 
     def problems(self) -> list[str]:

@@ -12,7 +12,7 @@ from hfds.upstream import clean_token
 from processors.models.completions import longest
 from processors.models.connection import Connection
 from processors.models.limits import Budget, Limits, Pace
-from processors.models.sampling import sampling_problems
+from processors.models.sampling import sampling_entry, sampling_problems
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,8 @@ class OpenAIServer:
         """What its answers depend on, the same for all ways to write it: 1 and 1.0, a url with a slash behind it."""
         server = self.known_as or str(self.url).rstrip("/")
         where = {"server": server, "model": self.model, "revision": self.revision}
-        sampling = {name: float(value) if type(value) is int else value for name, value in self.sampling.items()}
-        return {
-            "backend": type(self).__name__, **where, **sampling, "max_tokens": self.max_tokens, "body": dict(self.body)
-        }  # fmt: skip
+        sampling = sampling_entry(self.temperature, self.top_p, self.max_tokens)
+        return {"backend": type(self).__name__, **where, **sampling, "body": dict(self.body)}
 
     def problems(self) -> list[str]:
         """What is wrong with its parameters."""

@@ -18,6 +18,13 @@ def sampling_problems(temperature: Any, top_p: Any, max_tokens: Any) -> list[str
     return found
 
 
+def sampling_entry(temperature: Any, top_p: Any, max_tokens: Any) -> dict[str, Any]:
+    """What keys and locks say of the parameters that all backends have, the same for 1 and 1.0."""
+    numbers = {"temperature": temperature, "top_p": top_p}
+    same = {name: float(value) if type(value) is int else value for name, value in numbers.items()}
+    return {**same, "max_tokens": max_tokens}
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

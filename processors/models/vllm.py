@@ -11,7 +11,7 @@ from hfds.errors import ConfigError, MissingExtra, WriterError
 from hfds.model import Model
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
 from processors.models.chat import load_chat, messages
-from processors.models.sampling import sampling_problems
+from processors.models.sampling import sampling_entry, sampling_problems
 
 # Arguments of vllm.LLM that say where and how fast it runs, and nothing of what it writes.
 PLACE = (
@@ -49,7 +49,7 @@ class VLLM:
 
     def entry(self) -> dict[str, Any]:
         """What its answers depend on."""
-        sampling = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
+        sampling = sampling_entry(self.temperature, self.top_p, self.max_tokens)
         engine = {name: value for name, value in self.engine.items() if name not in PLACE}
         return {"backend": type(self).__name__, "model": self.model.identity, **sampling, "engine": engine}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures.checkpoints import config_of, without
-from fixtures.llamas import END, llama
+from fixtures.llamas import END, VOCABULARY, llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hfds.errors import BadRow, ConfigError, SourceMissing
@@ -121,6 +121,17 @@ def test_tokens_come_as_often_as_they_are_probable(top_p: float) -> None:
 def test_numbers_that_are_none_are_told() -> None:
     with pytest.raises(FloatingPointError):
         chosen(torch.full((1, 4), torch.nan), torch.zeros(1, dtype=torch.float64), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_question_that_makes_the_model_fail_fails_alone(folder: Path, temperature: float) -> None:
+    opened = Generate(Model(str(folder)), temperature=temperature, max_tokens=1, batch_size=8).open("cpu")
+    asked = [*QUESTIONS[:5], Question((("system", "you write"), ("user", "hm")), 0), *QUESTIONS[5:]]
+    before = in_order(opened, asked)
+    opened.network.get_input_embeddings().weight.data[VOCABULARY["<|system|>"]] = torch.nan
+    found = in_order(opened, asked)
+    assert isinstance(found[5], FloatingPointError)
+    assert [*map(repr, found[:5] + found[6:])] == [*map(repr, before[:5] + before[6:])]
 
 
 def test_an_answer_that_is_not_json_is_told(opened: Generator) -> None:

@@ -13,7 +13,7 @@ from hfds.model import Model
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
 from processors.models.chat import load_chat, messages, told_schema, unfenced
 from processors.models.checkpoint import load, need
-from processors.models.sampling import Chooser, sampling_entry, sampling_problems
+from processors.models.sampling import Chooser, numbers, sampling_entry, sampling_problems
 
 _log = logging.getLogger(__name__)
 
@@ -128,18 +128,24 @@ class Generator:
                 yield position, error
         lengths = {position: _multiple(len(ids), self.shapes.step) for position, ids in prompts.items()}
         for length in sorted({*lengths.values()}, reverse=True):  # where memory is short, that shows first
-            waiting = [position for position in prompts if lengths[position] == length]
+            waiting = [[position for position in prompts if lengths[position] == length]]
             while waiting:
-                batch, waiting = waiting[: self.size], waiting[self.size :]
+                batch = waiting.pop()
+                if len(batch) > self.size:
+                    waiting += [batch[self.size :], batch[: self.size]]
+                    continue
                 seeds = [questions[position].seed for position in batch]
                 try:
                     answers = self._answers([prompts[position] for position in batch], seeds, length)
                 except Exception as error:  # noqa: BLE001  models raise anything
                     if is_memory(error) and self.size > 1:
                         self._shrink(error)
-                        waiting = batch + waiting
-                        continue
-                    yield from ((position, error.with_traceback(None)) for position in batch)
+                        waiting.append(batch)
+                    elif len(batch) > 1:  # one of them makes the others fail
+                        middle = len(batch) // 2
+                        waiting += [batch[middle:], batch[:middle]]
+                    else:
+                        yield batch[0], error.with_traceback(None)
                     continue
                 for position, answer in zip(batch, answers, strict=True):
                     self._usage += answer.usage
@@ -179,12 +185,12 @@ class Generator:
             ids[row, length - len(prompt) :], there[row, length - len(prompt) :] = prompt, 1
         seeds = seeds + seeds[-1:] * (rows - len(seeds))
         device, writer = self.network.device, self.writer
-        chooser = [Chooser(seeds, writer.temperature, writer.top_p, writer.max_tokens, device)]
+        chooser = Chooser(seeds, writer.temperature, writer.top_p, writer.max_tokens, device)
         with torch.inference_mode():
             found = self.network.generate(
                 input_ids=torch.from_numpy(ids).to(device),
                 attention_mask=torch.from_numpy(there).to(device),
-                logits_processor=chooser if writer.temperature else [],
+                logits_processor=[chooser if writer.temperature else numbers],
             )
         written = found[: len(prompts), length:].cpu().numpy()
         return [self._answer(len(prompt), tokens) for prompt, tokens in zip(prompts, written, strict=True)]

@@ -52,6 +52,17 @@ class Chooser:
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
 
+def numbers(input_ids: Any, scores: Any) -> Any:
+    """The scores of a step as they are: a logits processor for the likeliest tokens.
+
+    Raises:
+        FloatingPointError: one is no number, of which the likeliest would be any token.
+    """
+    if scores.isnan().any():
+        raise FloatingPointError("the model gave no number")
+    return scores
+
+
 def chosen(scores: Any, drawn: Any, temperature: float, top_p: float) -> Any:
     """The token at which the probabilities of each row, added up, go beyond the number that was drawn for it.
 

@@ -172,6 +172,24 @@ def test_a_question_that_cannot_be_asked_fails_alone(folder: Path, tmp_path: Pat
     assert isinstance(found[3], Answer | BadAnswer)
 
 
+@pytest.mark.parametrize("pad", [None, "[PAD]"])
+def test_a_pad_that_the_model_does_not_have_changes_nothing(folder: Path, tmp_path: Path, pad: str | None) -> None:
+    other = llama(tmp_path / "other", ends=20)
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    if pad is None:
+        config_of(other, "tokenizer_config.json", pad_token=None)
+    else:
+        tokenizer.add_special_tokens({"pad_token": pad})
+        tokenizer.save_pretrained(other)
+    assert AutoTokenizer.from_pretrained(other).pad_token_id in (None, len(VOCABULARY))
+    texts = []
+    for place in (folder, other):
+        found = in_order(Generate(Model(str(place)), max_tokens=8, batch_size=8).open("cpu"), QUESTIONS)
+        texts.append([one.text for one in found if isinstance(one, Answer)])
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
 class Small:
     """A network on a device that has room for `rows` answers at once."""
 

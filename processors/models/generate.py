@@ -99,7 +99,8 @@ class Generator:
             raise ConfigError(f"{writer.model.repo} must say which token ends an answer: it has no eos_token_id")
         self.ends = sorted(ends)
         pad = self.tokenizer.pad_token_id
-        self.pad = self.ends[0] if pad is None else pad
+        known = self.network.get_input_embeddings().num_embeddings  # a tokenizer may have got one that is not in it
+        self.pad = pad if pad is not None and pad < known else self.ends[0]
         # In place of its own, which would change how it samples without a word in the key.
         self.network.generation_config = GenerationConfig(
             max_new_tokens=writer.max_tokens, do_sample=False, eos_token_id=self.ends, pad_token_id=self.pad

@@ -190,6 +190,13 @@ def test_a_pad_that_the_model_does_not_have_changes_nothing(folder: Path, tmp_pa
     assert texts[0]
 
 
+def test_a_model_without_room_for_any_question_is_told(tmp_path: Path) -> None:
+    small = Model(str(llama(tmp_path / "small", room=64)))
+    with pytest.raises(ConfigError, match="has room for 64 tokens, and max_tokens=64 leaves none"):
+        Generate(small, max_tokens=64).open("cpu")
+    Generate(small, max_tokens=63).open("cpu").close()
+
+
 class Small:
     """A network on a device that has room for `rows` answers at once."""
 

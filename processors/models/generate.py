@@ -107,6 +107,11 @@ class Generator:
         )
         room = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.room = (room or 1 << 30) - writer.max_tokens
+        if self.room < 1:  # else every question would be too long
+            raise ConfigError(
+                f"{writer.model.repo} has room for {room} tokens, and max_tokens={writer.max_tokens} leaves none for a "
+                "question: give less"
+            )
         self.size, self.shapes = writer.batch_size, CPU if device == "cpu" else GPU
         self._usage = Usage()
 

@@ -20,6 +20,7 @@ from hfds.errors import causes
 T = TypeVar("T")
 TRIES = 7
 LONGEST = 60.0  # seconds between two of them
+SHORTEST = 0.1  # also where an answer asks for none
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which the same request may succeed
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # what the client raises; the last around one of the others
 BY_XET = re.compile(r"HTTP status \w+ error \((\d{3})")  # how hf_xet, whose errors hold no answer, tells of one
@@ -82,18 +83,20 @@ def _pause(error: BaseException, number: int, longest: float) -> float:
     if limit and not limit.remaining:
         return min(limit.reset_in_seconds + 1.0, longest)
     if (asked := asked_pause(error)) is not None:
-        return float(min(asked * (1 + random.random() / 10), longest))
+        return float(min(max(asked, SHORTEST) * (1 + random.random() / 10), longest))
     return float(min(2.0 ** (number - 2), longest) * (0.5 + random.random()))
 
 
 def asked_pause(error: BaseException) -> float | None:
-    """The seconds that an answer asks for with Retry-After, a number or a date; None where it does not."""
+    """The seconds that an answer asks for with Retry-After, a number or a date; None where it does not, and where the
+    date is over: of two clocks one is wrong then."""
     after = str(getattr(answer_of(error), "headers", {}).get("Retry-After", "")).strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", after):
         return float(after)
     try:
         date = parsedate_to_datetime(after)
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(0.0, date.timestamp() - time.time())
+        seconds = date.timestamp() - time.time()
+        return seconds if seconds > 0 else None
     except (ValueError, OverflowError):  # the second of a zone that no clock has
         return None

@@ -223,6 +223,22 @@ def test_retry_after_holds_for_all(server: ChatServer, form: str) -> None:
     assert min(asked.at for asked in server.asked) - began >= 0.9
 
 
+def test_a_date_that_is_over_is_no_reason_to_ask_at_once(server: ChatServer) -> None:
+    server.faults = [Fault(ASK, 503, {"Retry-After": "Mon, 01 Jan 2001 00:00:00 GMT"}, times=2)]
+    began = time.monotonic()
+    [answer] = ask(writer(server))
+    assert isinstance(answer, Answer)
+    assert time.monotonic() - began >= 0.7  # a quarter of a second and a half, at least
+
+
+def test_a_server_that_asks_for_no_wait_is_not_stormed(server: ChatServer) -> None:
+    server.faults = [Fault(ASK, 429, NOW, times=5)]
+    began = time.monotonic()
+    [answer] = ask(writer(server, tries=6))
+    assert isinstance(answer, Answer)
+    assert time.monotonic() - began >= 0.5
+
+
 def test_a_wait_beyond_patience_ends_the_run(server: ChatServer) -> None:
     server.faults = [Fault(ASK, 429, {"Retry-After": "3600"}, after=3)]
     found, error = heard(writer(server, concurrency=1).open("cpu"), questions(9))

@@ -13,7 +13,7 @@ from hfds.annotator import ModelAnnotator
 from hfds.asked import Keep, Partly
 from hfds.batch import Batch
 from hfds.errors import BadRow, HfdsError
-from hfds.record import printable
+from hfds.record import FEATURES, printable
 from hfds.run import Run
 from hfds.writer import Answer, BadAnswer, Opened, Question, Writer, schema_problems
 from processors.models.openai_server import OpenAIServer
@@ -35,7 +35,7 @@ class Write(ModelAnnotator):
     Args:
         writer: the language model.
         ask: the question, with the columns that it shows in braces: "Say {prompt} in one sentence."
-        into: the column of the answers.
+        into: the column of the answers, one of its own or `prompt`.
         system: the message before it, without columns.
         schema: the JSON Schema of the answers, which are JSON then.
         seed: another one gives other answers; each row's own seed is made of it and of what the row shows.
@@ -83,6 +83,10 @@ class Write(ModelAnnotator):
         found += [f"{self.name}: {problem}" for problem in self.writer.problems()]
         if not _names_columns(self.ask):
             found.append(f"{self.name}: ask must name columns as in 'Say {{prompt}} again', got {self.ask!r}")
+        if isinstance(self.into, str) and self.into in FEATURES and self.into != "prompt":
+            found.append(f"{self.name}: into must be prompt or no column of the sources, got {self.into!r}")
+        if self.system is not None and not isinstance(self.system, str):
+            found.append(f"{self.name}: system must be a text, got {self.system!r}")
         if self.schema is not None:
             found += [f"{self.name}: {problem}" for problem in schema_problems(self.schema)]
         return found

@@ -1,6 +1,7 @@
 """Language models by transformers: an answer is its own whatever is asked beside it, and one sentence for none."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from hfds.writer import Answer, BadAnswer, Question, in_order
 from processors.models.chat import unfenced
 from processors.models.generate import Generate, Generator
 from processors.models.sampling import chosen
-from processors.models.vllm import VLLM
+from processors.models.vllm import VLLM, _devices, _on
 
 torch.set_num_threads(1)
 
@@ -297,3 +298,23 @@ def test_two_ways_to_write_the_same_sampling_have_one_key(kind: Any) -> None:
     assert first == second
     assert json.dumps(first.entry()) == json.dumps(second.entry())
     assert json.dumps(kind(model, max_tokens=7).entry()["max_tokens"]) == "7"
+
+
+@pytest.mark.parametrize(
+    "engine, there, seen",
+    [
+        ({}, None, "1"),
+        ({"tensor_parallel_size": 2}, None, "2,3"),
+        ({"pipeline_parallel_size": 2}, None, "2,3"),
+        ({"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, "8,7,6,5,4,3,2,1", "4,3,2,1"),
+    ],
+)
+def test_an_engine_sees_all_devices_that_it_runs_on(
+    monkeypatch: pytest.MonkeyPatch, engine: dict[str, int], there: str | None, seen: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if there is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
+    with _on("cuda:1", _devices(engine)):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == there

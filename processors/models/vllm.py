@@ -63,7 +63,7 @@ class VLLM:
         return [f"{type(self).__name__}: {problem}" for problem in found]
 
     def open(self, device: str, ranks: int = 1) -> "Engine":
-        """An engine on `device`, and with "tensor_parallel_size" on those behind it.
+        """An engine on `device`, and with "tensor_parallel_size" or "pipeline_parallel_size" on those behind it.
 
         Raises:
             ConfigError: a parameter cannot be, or the engine does not start.
@@ -87,7 +87,7 @@ class Engine:
         load_chat(writer.model)  # which says what is missing better
         self.writer, self.name = writer, writer.model.identity
         folder = writer.model.folder()
-        with _on(device, int(writer.engine.get("tensor_parallel_size", 1))):
+        with _on(device, _devices(writer.engine)):
             try:
                 self.llm: Any = LLM(str(folder), dtype=writer.model.dtype, seed=0, **_options(writer.engine, device))
             except Exception as error:
@@ -165,6 +165,11 @@ def _options(engine: Mapping[str, Any], device: str) -> dict[str, Any]:
     # Of vLLM 0.32 the engine for processors dies of a question with a seed that it reads in two pieces.
     whole = {"enable_chunked_prefill": False} if device == "cpu" else {}
     return {"structured_outputs_config": found, "disable_log_stats": True, **whole, **engine}
+
+
+def _devices(engine: Mapping[str, Any]) -> int:
+    """How many an engine runs on: as many as each piece of the model is divided among, for each of its pieces."""
+    return int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
 
 
 @contextmanager

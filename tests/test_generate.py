@@ -318,3 +318,10 @@ def test_an_engine_sees_all_devices_that_it_runs_on(
     with _on("cuda:1", _devices(engine)):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == there
+
+
+@pytest.mark.parametrize("name", ["seed", "hf_token"])
+def test_an_engine_is_not_given_what_belongs_elsewhere(name: str) -> None:
+    [problem] = VLLM(Model("org/name", "a" * 40), engine={name: "hf_SecretThatMustNotShow"}).problems()
+    assert f"engine must not hold {name!r}" in problem
+    assert "Secret" not in problem

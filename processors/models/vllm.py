@@ -58,8 +58,8 @@ class VLLM:
         if not isinstance(self.model, Model):
             return [f"{type(self).__name__}: model must be a hfds.model.Model, got {self.model!r}"]
         found = [*self.model.problems(), *sampling_problems(self.temperature, self.top_p, self.max_tokens)]
-        if taken := sorted({"model", "revision", "dtype", "seed", "trust_remote_code"} & {*self.engine}):
-            found.append(f"engine must not hold {taken[0]!r}, which hfds says itself")
+        if taken := sorted({"model", "revision", "dtype", "seed", "trust_remote_code", "hf_token"} & {*self.engine}):
+            found.append(f"engine must not hold {taken[0]!r}, which hfds says itself or reads from the environment")
         return [f"{type(self).__name__}: {problem}" for problem in found]
 
     def open(self, device: str, ranks: int = 1) -> "Engine":

@@ -1,5 +1,6 @@
 """Write: what a language model says about a row, by any backend (see `hfds.writer`)."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from string import Formatter
@@ -92,9 +93,11 @@ class Write(ModelAnnotator):
         return found
 
     def parameters(self) -> dict[str, Any]:
-        """As of every step, with what the writer's answers depend on instead of all that it is."""
+        """As of every step, with what the writer's answers depend on instead of all that it is, and the schema as it is
+        written: answers have its properties in their order."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "writer": self.writer.entry()}
+        schema = None if self.schema is None else json.dumps(self.schema, default=str)
+        return {**values, "writer": self.writer.entry(), "schema": schema}
 
     def load(self, device: str) -> Opened:
         return self.writer.open(device)

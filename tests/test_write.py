@@ -110,6 +110,14 @@ def test_the_same_step_gives_the_same_without_a_store_and_by_another_speed(serve
     assert replace(asking, seed=1)(rows(1))["rewritten_by"] != asking(rows(1))["rewritten_by"]
 
 
+def test_a_schema_in_another_order_is_another_question(server: ChatServer) -> None:
+    asking = step(server)
+    first, second = (replace(asking, schema={"properties": {n: {} for n in names}}) for names in ("ab", "ba"))
+    assert first.key() != second.key()
+    assert first.key() == replace(asking, schema={"properties": {"a": {}, "b": {}}}).key()
+    assert json.loads(json.dumps(first.entry())) == first.entry()
+
+
 def test_two_batches_are_on_their_way_at_once(server: ChatServer, tmp_path: Path) -> None:
     server.delay = 0.05
     step(server, concurrency=4)(rows(64), Run(tmp_path))

@@ -692,7 +692,15 @@ WRONG = {
     "budget": ({"budget": 5.0}, "needs prices"),
     "no-end": ({"budget_tokens": 9, "body": {"max_tokens": None}}, "a budget needs an answer that ends"),
     "prices": ({"prices": (1.0, -1.0)}, "prices must be two numbers from 0"),
+    "free": ({"prices": 1.0}, "prices must be two numbers from 0"),
+    "words": ({"prices": ("1", "2")}, "prices must be two numbers from 0"),
+    "dear": ({"prices": (1.0, float("inf"))}, "prices must be two numbers from 0"),
+    "stream": ({"body": {"stream": True}}, "body must not ask for a stream"),
+    "fields": ({"body": ["top_k"]}, "body must be fields of a request"),
+    "no-json": ({"body": {"stop": {"."}}, "budget_tokens": 9}, "body must be JSON"),
+    "no-number": ({"body": {"top_k": float("nan")}}, "body must be JSON"),
     "key": ({"key_variable": SECRET}, "never the key itself"),
+    "no-name": ({"key_variable": 5}, "must be the name of an environment variable"),
 }
 
 

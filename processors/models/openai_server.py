@@ -1,6 +1,7 @@
 """Any server that speaks OpenAI's chat completions (platform.openai.com/docs/api-reference/chat): `vllm serve`, hosted
 ones. How it is asked is in `processors.models.connection`."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,13 +95,17 @@ class OpenAIServer:
                 found.append(f"{name} must be a whole number from 1, got {getattr(self, name)!r}")
         if self.budget is not None and not self.prices:
             found.append("a budget in money needs prices: of a million tokens of prompts, and of answers")
-        if (self.budget or self.budget_tokens) and longest(self.sampling, self.body) is None:
+        wrong_body = _body_problems(self.body)
+        found += wrong_body
+        if (self.budget or self.budget_tokens) and not wrong_body and longest(self.sampling, self.body) is None:
             found.append(
                 "a budget needs an answer that ends: max_tokens or max_completion_tokens, which body takes off"
             )
-        if self.prices is not None and not (len(self.prices) == 2 and all(price >= 0 for price in self.prices)):
+        if self.prices is not None and not _are_prices(self.prices):
             found.append(f"prices must be two numbers from 0, of prompts and of answers, got {self.prices!r}")
-        if self.key_variable is not None and not self.key_variable.isidentifier():
+        if self.key_variable is not None and not (
+            isinstance(self.key_variable, str) and self.key_variable.isidentifier()
+        ):
             found.append("key_variable must be the name of an environment variable, never the key itself")
         return [f"{type(self).__name__}: {problem}" for problem in found]
 
@@ -145,3 +150,21 @@ def _url_problems(url: Any) -> list[str]:
     except ValueError:
         pass
     return [f'url must be that of a server, "http://localhost:8000/v1", got {url!r}']
+
+
+def _body_problems(body: Any) -> list[str]:
+    if not isinstance(body, Mapping):
+        return [f"body must be fields of a request by their names, got {body!r}"]
+    try:
+        json.dumps(dict(body), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return [f"body must be JSON: {error}"]
+    return ["body must not ask for a stream: an answer is read whole"] if body.get("stream") else []
+
+
+def _are_prices(prices: Any) -> bool:
+    return (
+        isinstance(prices, tuple | list)
+        and len(prices) == 2
+        and all(isinstance(price, int | float) and 0 <= price < float("inf") for price in prices)
+    )

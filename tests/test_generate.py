@@ -251,6 +251,11 @@ BROKEN = {
         ConfigError,
         "must hold a model for chats: neither chat_template.jinja nor tokenizer_config.json has a template",
     ),
+    "no-ends": (
+        lambda folder: (folder / "generation_config.json").write_text('{"eos_token_id": [1') and folder,
+        ConfigError,
+        "generation_config.json cannot be read as JSON",
+    ),
     "no-json": (lambda folder: (folder / "config.json").write_text("{") and folder, ConfigError, "config"),
 }
 

@@ -12,7 +12,7 @@ from hfds.errors import BadRow, ConfigError
 from hfds.model import Model
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
 from processors.models.chat import load_chat, messages, told_schema, unfenced
-from processors.models.checkpoint import load, need
+from processors.models.checkpoint import load, need, read_json
 from processors.models.sampling import Chooser, numbers, sampling_entry, sampling_problems
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ class Generator:
         self.writer, self.name = writer, writer.model.identity
         self.tokenizer = load_chat(writer.model)
         self.network = load(AutoModelForCausalLM, writer.model, device)
+        if (file := writer.model.folder() / "generation_config.json").is_file():
+            read_json(file)  # else transformers goes on without a word, and without the ends of answers that it names
         ends = self.network.generation_config.eos_token_id
         ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id} - {None}
         if not ends:

@@ -280,6 +280,20 @@ def test_a_question_that_breaks_the_server_is_told_apart_from_a_server_that_is_b
     assert sum(isinstance(answer, Answer) for answer in answers) == 29
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_question_that_breaks_the_server_may_be_the_last_one(server: ChatServer, concurrency: int) -> None:
+    def say(body: dict[str, Any]) -> dict[str, Any]:
+        poison = body["messages"][-1]["content"] in ("question 8", "question 9")
+        return {"status": 500, "error": {"message": "index out of range"}} if poison else {"content": "yes"}
+
+    server.say = say
+    opened = writer(server, concurrency=concurrency).open("cpu")
+    found, error = heard(opened, questions(10))
+    assert error is None
+    assert [type(found[n]) for n in range(10)] == [*[Answer] * 8, Rejected, Rejected]
+    assert 9 <= opened.usage.requests <= 10, "one that was answered is asked again, and paid for"
+
+
 def test_a_question_that_is_too_long_is_refused_alone(server: ChatServer) -> None:
     def say(body: dict[str, Any]) -> dict[str, Any]:
         long = body["messages"][-1]["content"] == "question 2"
@@ -491,9 +505,9 @@ def test_an_answer_that_is_too_large_is_none_and_is_counted(
     server.say = lambda body: {"content": "a" * (1000 if body["messages"][-1]["content"] == "question 0" else 10)}
     opened = writer(server, tries=1, concurrency=1, max_tokens=9).open("cpu")
     found, error = heard(opened, questions(3)[::-1])
-    assert [type(said) for said in found.values()] == [Answer, Answer]
-    assert isinstance(error, WriterError)
-    assert opened.usage == Usage(3, 2 * TOKENS + 64 + len("question 0"), 2 * TOKENS + 9)
+    assert error is None
+    assert [type(said) for said in found.values()] == [Answer, Answer, Rejected]
+    assert opened.usage == Usage(4, 3 * TOKENS + 64 + len("question 0"), 3 * TOKENS + 9)  # one was asked again
 
 
 @pytest.mark.parametrize("packed", ["br", "zstd", "gzip, gzip"])

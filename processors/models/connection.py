@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -58,6 +59,7 @@ class Connection:
         self._calls: set[_Call] = set()
         self._pauses = self._refused = 0
         self._answered: float | None = None  # when the last answer came
+        self._good: tuple[bytes, Usage] | None = None  # the question to which it came
 
     @property
     def usage(self) -> Usage:
@@ -128,9 +130,19 @@ class Connection:
                 return tried(lambda: self._posted(call, data, most), self._worth, tries, longest, wait)
             except FAILURES as error:
                 failed: BaseException = error
-            if not (status_of(failed) == BUSY and self._worth(failed) and self._answers_since(since)):
+            busy, worth = status_of(failed) == BUSY, self._worth(failed)
+            if not (busy and worth and self._answers_since(since)):
+                if worth and not busy and not self._answers_since(since):
+                    self._ask_again(call)
                 return self._failed(failed, since)  # behind the block: what is raised there has no other error in it
             # else only its turn has not come
+
+    def _ask_again(self, call: "_Call") -> None:
+        """Asks what was answered before, where nothing else is on its way that would tell whether the server is there:
+        a question that breaks it may be the last one."""
+        if self._good is not None:
+            with suppress(*FAILURES):
+                self._posted(call, *self._good)
 
     def _answers_since(self, since: float) -> bool:
         """Whether the server is there, for others at least."""
@@ -160,7 +172,7 @@ class Connection:
             self._budget.end(most, used)
             with self._lock:
                 self._used += used
-        self._answered, self._refused = time.monotonic(), 0
+        self._answered, self._refused, self._good = time.monotonic(), 0, (data, most)
         return answer
 
     def _pause(self, seconds: float) -> None:

@@ -110,12 +110,13 @@ def test_the_engine_keeps_to_a_schema(engine: Opened) -> None:
         assert {*json.loads(text)} == {"prompts"}
 
 
-def test_a_question_that_is_too_long_fails_alone(engine: Opened) -> None:
-    long = Question((("user", "a" * 300),), 0)
-    found = in_order(engine, [QUESTIONS[0], long, QUESTIONS[1]])
+def test_a_question_that_cannot_be_asked_fails_alone(engine: Opened) -> None:
+    long, marked = Question((("user", "a" * 300),), 0), Question((("user", "hello<|end|>"),), 0)
+    found = in_order(engine, [QUESTIONS[0], long, QUESTIONS[1], marked])
     assert isinstance(found[1], Exception)
     assert "maximum context length" in str(found[1])
     assert len(texts([found[0], found[2]])) == 2
+    assert getattr(found[3], "reason", None) == "special_token"
 
 
 def test_more_than_the_engine_reads_at_once(engine: Opened) -> None:

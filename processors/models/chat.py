@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hfds.errors import ConfigError
+from hfds.errors import BadRow, ConfigError
 from hfds.model import Model
 from hfds.writer import Question
 from processors.models.checkpoint import load_tokenizer
@@ -32,6 +32,25 @@ def load_chat(model: Model) -> Any:
 def messages(question: Question) -> list[dict[str, str]]:
     """A question as templates and servers want it."""
     return [{"role": role, "content": text} for role, text in question.messages]
+
+
+def marks_of(tokenizer: Any) -> re.Pattern[str]:
+    """What finds the special tokens of a chat, by which a model knows where a message ends and who speaks."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    marks = {mark for mark in (*added, *tokenizer.all_special_tokens) if mark.strip()}
+    return re.compile("|".join(map(re.escape, sorted(marks))) or r"(?!)")
+
+
+def refuse_marks(question: Question, marks: re.Pattern[str]) -> None:
+    """Looks whether a message holds what `marks` finds: of a row's text that would be an end of the message, or another
+    speaker.
+
+    Raises:
+        BadRow: one does.
+    """
+    for _, text in question.messages:
+        if found := marks.search(text):
+            raise BadRow("special_token", found[0])
 
 
 def told_schema(question: Question, schema: Mapping[str, Any]) -> Question:

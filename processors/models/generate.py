@@ -11,7 +11,7 @@ from hfds.asking import is_memory
 from hfds.errors import BadRow, ConfigError
 from hfds.model import Model
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
-from processors.models.chat import load_chat, messages, told_schema, unfenced
+from processors.models.chat import load_chat, marks_of, messages, refuse_marks, told_schema, unfenced
 from processors.models.checkpoint import load, need, read_json
 from processors.models.sampling import Chooser, numbers, sampling_entry, sampling_problems
 
@@ -92,6 +92,7 @@ class Generator:
 
         self.writer, self.name = writer, writer.model.identity
         self.tokenizer = load_chat(writer.model)
+        self.marks = marks_of(self.tokenizer)
         self.network = load(AutoModelForCausalLM, writer.model, device)
         if (file := writer.model.folder() / "generation_config.json").is_file():
             read_json(file)  # else transformers goes on without a word, and without the ends of answers that it names
@@ -164,6 +165,7 @@ class Generator:
         self.network = self.tokenizer = None
 
     def _prompt(self, question: Question, schema: Mapping[str, Any] | None) -> np.ndarray:
+        refuse_marks(question, self.marks)
         asked = told_schema(question, schema) if schema is not None else question
         found = self.tokenizer.apply_chat_template(messages(asked), add_generation_prompt=True, return_dict=True)
         ids = np.array(found["input_ids"], np.int64)

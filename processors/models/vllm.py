@@ -10,7 +10,7 @@ from typing import Any
 from hfds.errors import ConfigError, MissingExtra, WriterError
 from hfds.model import Model
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
-from processors.models.chat import load_chat, messages
+from processors.models.chat import load_chat, marks_of, messages, refuse_marks
 from processors.models.sampling import sampling_entry, sampling_problems
 
 # Arguments of vllm.LLM that say where and how fast it runs, and nothing of what it writes.
@@ -84,7 +84,7 @@ class Engine:
     def __init__(self, writer: VLLM, device: str):
         from vllm import LLM
 
-        load_chat(writer.model)  # which says what is missing better
+        self.marks = marks_of(load_chat(writer.model))  # which says better than vLLM what is missing
         self.writer, self.name = writer, writer.model.identity
         folder = writer.model.folder()
         with _on(device, _devices(writer.engine)):
@@ -113,6 +113,7 @@ class Engine:
         try:
             for position, question in enumerate(questions):
                 try:
+                    refuse_marks(question, self.marks)
                     [request] = self.llm.enqueue_chat(
                         [messages(question)], [self._sampling(question, schema)], use_tqdm=False
                     )

@@ -418,6 +418,17 @@ def drop_weights(folder: Path) -> None:
     save_file(dict([*load_file(file).items()][1:]), file, {"format": "pt"})
 
 
+def pickled(part: str) -> Callable[[Path], Any]:
+    """A part whose weights are no longer in safetensors: no key would know of them."""
+
+    def harm(folder: Path) -> None:
+        file = folder / part / "model.safetensors"
+        torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+        file.unlink()
+
+    return harm
+
+
 def cut(folder: Path) -> None:
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
@@ -444,6 +455,8 @@ def cut(folder: Path) -> None:
             drop_weights,
             "(text_encoder) cannot be used: 1 of its weights are missing or of another shape",
         ),
+        (pickled("text_encoder"), "(text_encoder) cannot be loaded: Error no file named model.safetensors"),
+        (pickled("safety_checker"), "(safety_checker) cannot be loaded: Error no file named model.safetensors"),
         (cut, "cannot be loaded: "),
         (
             lambda f: checkpoints.config_of(f, "model_index.json", vae=["os", "system"]),

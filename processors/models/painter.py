@@ -156,7 +156,7 @@ def _checker(model: Model, parts: Parts, device: str) -> tuple[Any, Any] | None:
     folder = model.folder()
     with quiet(), _as_config_error(f"the safety checker of {model.repo} cannot be loaded"):
         extractor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
-    return extractor, load_from(StableDiffusionSafetyChecker, folder / CHECKER, model, device)
+    return extractor, load_from(StableDiffusionSafetyChecker, folder / CHECKER, model, device, use_safetensors=True)
 
 
 def _scheduler(pipeline: Any, name: str, model: Model) -> Any:

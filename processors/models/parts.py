@@ -68,5 +68,5 @@ def networks(model: Pipeline, parts: Parts, device: str) -> dict[str, Any]:
     for name, (library, kind) in parts.items():
         source = getattr(transformers, kind or "", None) if library == "transformers" else None
         if isinstance(source, type) and issubclass(source, torch.nn.Module) and name != CHECKER:
-            found[name] = load_from(source, model.folder() / name, model, device)
+            found[name] = load_from(source, model.folder() / name, model, device, use_safetensors=True)
     return found

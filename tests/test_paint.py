@@ -413,9 +413,11 @@ def lose(name: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).unlink()
 
 
-def drop_weights(folder: Path) -> None:
-    file = folder / "text_encoder" / "model.safetensors"
-    save_file(dict([*load_file(file).items()][1:]), file, {"format": "pt"})
+def drop_weights(name: str) -> Callable[[Path], Any]:
+    def harm(folder: Path) -> None:
+        save_file(dict([*load_file(folder / name).items()][1:]), folder / name, {"format": "pt"})
+
+    return harm
 
 
 def pickled(part: str) -> Callable[[Path], Any]:
@@ -452,8 +454,16 @@ def cut(folder: Path) -> None:
         (lose("tokenizer/tokenizer.json"), "is not whole: its part tokenizer has no tokenizer.json or vocab.json or"),
         (lose("text_encoder/config.json"), "is not whole: its part text_encoder has no config.json: fetch"),
         (
-            drop_weights,
+            drop_weights("text_encoder/model.safetensors"),
             "(text_encoder) cannot be used: 1 of its weights are missing or of another shape",
+        ),
+        (
+            drop_weights("unet/diffusion_pytorch_model.safetensors"),
+            "(unet) cannot be used: 1 of its weights are missing, such as 'conv_in.bias': fetch",
+        ),
+        (
+            drop_weights("vae/diffusion_pytorch_model.safetensors"),
+            "(vae) cannot be used: 1 of its weights are missing, such as 'decoder.conv_in.bias': fetch",
         ),
         (pickled("text_encoder"), "(text_encoder) cannot be loaded: Error no file named model.safetensors"),
         (pickled("safety_checker"), "(safety_checker) cannot be loaded: Error no file named model.safetensors"),

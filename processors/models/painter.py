@@ -17,7 +17,7 @@ from hfds.errors import ConfigError, nearest
 from hfds.model import Lora, Model, Pipeline
 from processors.models import Painted
 from processors.models.checkpoint import load_from, quiet, read_json
-from processors.models.parts import CHECKER, Parts, networks, parts_of
+from processors.models.parts import CHECKER, Parts, check_weights, networks, parts_of
 
 _UNSEEDED = "that draws noise of its own, so that a picture would be another one each time"
 
@@ -132,6 +132,7 @@ def load_painter(model: Pipeline, device: str, settings: Settings) -> _Painter:
             use_safetensors=True,
             **known,
         )
+    check_weights(pipeline, model)
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler:
         pipeline.scheduler = _scheduler(pipeline, settings.scheduler, model)

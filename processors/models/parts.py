@@ -70,3 +70,22 @@ def networks(model: Pipeline, parts: Parts, device: str) -> dict[str, Any]:
         if isinstance(source, type) and issubclass(source, torch.nn.Module) and name != CHECKER:
             found[name] = load_from(source, model.folder() / name, model, device, use_safetensors=True)
     return found
+
+
+def check_weights(pipeline: Any, model: Pipeline) -> None:
+    """That each network of a pipeline has all of its weights; diffusers leaves those that it does not find without
+    a value.
+
+    Raises:
+        ConfigError: one has not.
+    """
+    import torch
+
+    for part, network in pipeline.components.items():
+        if not isinstance(network, torch.nn.Module):
+            continue
+        if lacking := sorted(name for name, weight in network.state_dict().items() if weight.is_meta):
+            raise ConfigError(
+                f"the model {model.repo} ({part}) cannot be used: {len(lacking)} of its weights are missing, such as "
+                f"{lacking[0]!r}: fetch the checkpoint again"
+            )

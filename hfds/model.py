@@ -178,6 +178,15 @@ class Lora(Model):
 
     weights: str = "pytorch_lora_weights.safetensors"
 
+    def problems(self) -> list[str]:
+        """As of every checkpoint, and that its weights are a file that its identity knows: of a folder those in it."""
+        found, name = super().problems(), self.weights
+        if not isinstance(name, str) or not name.endswith(".safetensors"):
+            found.append(f"the weights of an adapter must be the name of a file in safetensors, got {name!r}")
+        elif ".." in (parts := Path(name).parts) or Path(name).is_absolute() or (self._local and len(parts) > 1):
+            found.append(f"the weights of an adapter must lie in its folder or repository, got {name!r}")
+        return found
+
     @property
     def mark(self) -> str:
         """Its weights, of which there may be several in a folder."""

@@ -401,6 +401,18 @@ def test_what_is_fetched_of_a_repository() -> None:
         ({"negative_prompt": 3}, "Paint: negative_prompt must be a text, got 3"),
         ({"model": Model("a/b")}, "Paint: model must be a hfds.model.Pipeline, got Model("),
         ({"lora": Model("a/b")}, "Paint: lora must be a hfds.model.Lora, got Model("),
+        (
+            {"lora": Lora("a/b", weights="adapter.bin")},
+            "Paint: the weights of an adapter must be the name of a file in safetensors, got 'adapter.bin'",
+        ),
+        (
+            {"lora": Lora("a/b", weights="../c.safetensors")},
+            "Paint: the weights of an adapter must lie in its folder or repository, got '../c.safetensors'",
+        ),
+        (
+            {"lora": Lora(str(Path(__file__).parent), weights="fixtures/c.safetensors")},
+            "Paint: the weights of an adapter must lie in its folder or repository, got 'fixtures/c.safetensors'",
+        ),
         ({"model": Pipeline("no such thing")}, "Paint: there is no folder 'no such thing' with a model"),
     ],
 )

@@ -511,6 +511,17 @@ def test_what_does_not_fit_the_checkpoint(model: Path, tmp_path: Path) -> None:
         step(model, lora=Lora(str(other)))(prompts(1))
 
 
+def test_a_checkpoint_of_another_family(tmp_path: Path) -> None:
+    folder = painters.flux(tmp_path / "flux")
+    rows = prompts(3)
+    whole = step(folder, size=(32, 32))(rows, Run.here(tmp_path / "whole"))
+    alone = step(folder, size=(32, 32))(rows.select([2]), Run.here(tmp_path / "alone"))
+    assert alone["image_hash"][:] == whole["image_hash"][2:]
+    assert len(set(whole["image_hash"][:])) == 3
+    with pytest.raises(ConfigError, match=r"heeds no negative_prompt: FluxPipeline looks at one only with a true_cfg"):
+        step(folder, size=(32, 32), negative_prompt="blurry")(rows)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, in diffusers
 def test_a_sampler_with_noise_of_its_own_is_refused(copy: Path) -> None:
     with pytest.raises(

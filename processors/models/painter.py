@@ -109,8 +109,8 @@ def load_painter(model: Pipeline, device: str, settings: Settings) -> _Painter:
 
     Raises:
         ConfigError: a part of the checkpoint is missing, broken, or none of diffusers' or transformers'; the sampler
-            does not go with it, or draws noise of its own; the adapter does not fit; or the pipeline knows no size or
-            no negative prompt.
+            does not go with it, or draws noise of its own; the adapter does not fit; or the pipeline knows no size,
+            or does not heed a negative prompt.
     """
     import torch
 
@@ -199,6 +199,11 @@ def _check_call(pipeline: Any, settings: Settings, model: Model) -> None:
     wanted = {"negative_prompt": settings.negative_prompt, "width": settings.size, "guidance_scale": True}
     for name in (name for name, value in wanted.items() if value is not None and name not in takes):
         raise ConfigError(f"{model.repo} takes no {name}: {type(pipeline).__name__} has no such parameter")
+    apart = takes.get("true_cfg_scale")  # of Flux, whose guidance is no classifier-free one
+    if settings.negative_prompt and apart is not None and apart.default <= 1:
+        raise ConfigError(
+            f"{model.repo} heeds no negative_prompt: {type(pipeline).__name__} looks at one only with a true_cfg_scale"
+        )
 
 
 @contextmanager

@@ -137,8 +137,12 @@ class Paint(ModelAnnotator):
         return found
 
     def parameters(self) -> dict[str, Any]:
-        """As of every step, with 9 and 9.0, which are equal, as one."""
-        return {**super().parameters(), "guidance": float(self.guidance), "lora_scale": float(self.lora_scale)}
+        """As of every step, with those that give equal pictures as one: 9 and 9.0, the qualities of a PNG, and the
+        scales of no adapter."""
+        found = {**super().parameters(), "guidance": float(self.guidance)}
+        found["lora_scale"] = float(self.lora_scale) if self.lora else Paint.lora_scale
+        found["quality"] = Paint.quality if self.format == "png" else self.quality
+        return found
 
     def load(self, device: str) -> "_Studio":
         need(self.name, "torch", "transformers")

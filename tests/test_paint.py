@@ -111,6 +111,13 @@ def test_whole_numbers_are_the_same_as_their_floats(model: Path) -> None:
     assert step(model, guidance=9.5).key() != same.key()
 
 
+def test_what_gives_equal_pictures_has_one_key(model: Path, tmp_path: Path) -> None:
+    assert step(model, quality=50).key() == step(model, lora_scale=0.5).key() == step(model).key()
+    assert step(model, format="webp", quality=50).key() != step(model, format="webp").key()
+    adapter = Lora(str(painters.lora(tmp_path / "lora", model)))
+    assert step(model, lora=adapter, lora_scale=0.5).key() != step(model, lora=adapter).key()
+
+
 @pytest.mark.parametrize("format, quality", [("png", 95), ("jpeg", 95), ("webp", 80)])
 def test_pictures_are_encoded_and_scaled_as_asked(model: Path, format: str, quality: int) -> None:
     made = step(model, format=format, quality=quality, scaled_to=(40, 48))(prompts(2)).with_format("arrow")[:]

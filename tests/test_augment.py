@@ -203,6 +203,12 @@ def test_a_number_and_a_dash_are_numbering_where_an_answer_has_them_twice() -> N
     assert [part.fault for part in parts("35 - a number on a door\na cat", "stop", "lines", ())] == [None, None]
 
 
+def test_a_number_of_many_digits_is_looked_at_once() -> None:
+    began = time.monotonic()
+    assert fault("1" * 24 + " a fox", ()) is None
+    assert time.monotonic() - began < 1
+
+
 def test_what_a_model_thinks_is_no_prompt() -> None:
     def faults(text: str, finish: str = "stop") -> list[str | None]:
         return [part.fault for part in parts(text, finish, "lines", ())]

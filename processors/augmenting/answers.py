@@ -38,7 +38,7 @@ _PREAMBLE = re.compile(
     r"(sure|certainly|of course|absolutely|okay|ok|al+ ?right|great|perfect|yes)\b( thing| choice| idea)?\s*"
     r"([.:!]|[,–—-]\s*(here|these|those|below|let|as|the following|i|we)\b)"
     r"|here (are|is|['’]s)\b|here['’]s\b|these are\b|below (are|is)\b|the following\b"
-    r"|(these|those|all|each|the|of|above|following|\d+|\s)+ prompts?\b|[\"']?(new |more )?prompts?[\"']?\s*:"
+    r"|(these|those|all|each|the|of|above|following|\d++|\s)+ prompts?\b|[\"']?(new |more )?prompts?[\"']?\s*:"
     r"|(i )?hope (you|this|these|that|it|they)\b|enjoy\b[^,]*[.!]$|(happy|have fun) \w+ing!"
     r"|(let me know|feel free|would you like|if you(['’]d| would| need| want)|note that|please note|as requested)\b"
     r"|i(['’]ve| have) (created|written|prepared|generated|made|put together|come up)\b"

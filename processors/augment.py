@@ -70,7 +70,7 @@ class AugmentPrompts(AddRows):
         seed: another seed draws other examples and lets the model sample anew.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     writer: Writer
     wanted: int = 1000
     rules: tuple[Step, ...] = (CleanPrompt(), DetectLanguage(), V4_KEEP, MarkDuplicates("prompt"))

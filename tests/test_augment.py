@@ -175,13 +175,18 @@ def test_of_a_cut_list_the_whole_texts_are_kept(texts: list[str], data: Any) -> 
         ("numbering", (
             "a. a fox", "iv. a fox", "IV. a fox", "[1] a fox", "**1.** a fox", "**Prompt 1:** a fox",
             "Prompt 2 - a fox", "#1 a fox", "1.A fox", "● a fox", "► a fox", "+ a fox", "1000. a fox", "① a fox",
-            "1: a fox", "1- a fox", "ii) a fox",
+            "1: a fox", "1- a fox", "ii) a fox", "\u200b1. a fox", "\ufeff- a fox", "（1）a fox", "１．a fox",
+            "1、a fox", "1 . a fox", "1/ a fox", "1\\. a fox", "1 | a fox", "*1.* a fox", "-a fox", "> a fox",
+            "✓ a fox", "・a fox", "Scene 1: a fox", "<li>a fox</li>",
         )),
-        ("quotes", ('"a fox",', '"a fox".', "**a fox**", "'an owl's nest'", '**"a fox"**', "_a fox_")),
+        ("quotes", ('"a fox",', '"a fox".', "**a fox**", "'an owl's nest'", '**"a fox"**', "_a fox_",
+                    '\u2060"a fox"', "<prompt>a fox</prompt>", '["a fox",', '"an owl"]', '{"prompts": ["a fox"]}')),
         ("preamble", (
             "Sure thing! Here are your prompts", "Alright, here are ten", "Sure, here you go", "Enjoy!", "---", "[",
             "{", "],", "These prompts each show one picture", "Hope these prompts help with your pictures",
             "<|im_end|>", "a fox<|im_end|>", '"prompts": [', "**Prompts**:", "****",
+            "\u200bSure! Here", "Okay, so the user wants ten prompts", "We need to write 10 prompts", "Answer: a fox",
+            "I'd be happy to help", "Hmm, let me think", "Ten new prompts for a model",
         )),
         (None, (
             '"an orange cat", painted in oil, "closed"', "'80s diner with a sign saying 'OPEN'", "Great, golden waves",
@@ -189,6 +194,9 @@ def test_of_a_cut_list_the_whole_texts_are_kept(texts: list[str], data: Any) -> 
             "Great Wall of China at dawn", "[a fox:owl:0.5] in the snow", "(red) fox, (snow:1.2)", "a __wild__ fox",
             "an unfortunate knight", "Sorrow, a statue", "the prompter in an old theatre", "A sure-footed goat",
             "Enjoying the sun, a cat on a wall.", "80s album cover", "4k photo of a fox", "+1 on a jersey",
+            "24/7 diner", "9/11 memorial", "a hand-drawn <3 on a wall", "the user of a typewriter",
+            "new moon, ten owls", "I will be home, a letter on a table", "[a] (fox)",
+            "family of foxes \U0001f468\u200d\U0001f469",
         )),
     ],
 )  # fmt: skip

@@ -31,26 +31,38 @@ _REFUSAL = re.compile(
     r"|(this|that|the|your) (request|topic|content|prompt)s? (\w+ )?"
     r"(violates?|goes? against|is against|breach(es)?|conflicts?)\b"
     r"|unable to (comply|help|assist|fulfil|fulfill|provide|create|generate|write|process|do)\b"
-    r"|as an? (ai|artificial intelligence|language model|large language model)\b",
+    r"|as an? (ai|artificial intelligence|language model|large language model)\b"
+    r"|as an? \w+, (i|we) (can(no|['’])?t|cannot|must|will not|won['’]t)\b"
+    r"|(i|we) (refuse to|(do not|don['’]t) think (i|we) (can|should))\b"
+    r"|(this|that|the|your) (request|topic|content) (can(no|['’])t|cannot|can not|was|is) "
+    r"(be (fulfil|complet|process|answer)|block|declin|reject)"
+    r"|it (is|would be) (not|in)( )?appropriate (for|to)\b",
     re.IGNORECASE,
 )
 _PREAMBLE = re.compile(
     r"(sure|certainly|of course|absolutely|okay|ok|al+ ?right|great|perfect|yes)\b( thing| choice| idea)?\s*"
     r"([.:!]|[,–—-]\s*(here|these|those|below|let|as|the following|i|we)\b)"
     r"|here (are|is|['’]s)\b|here['’]s\b|these are\b|below (are|is)\b|the following\b"
-    r"|(these|those|all|each|the|of|above|following|\d++|\s)+ prompts?\b|[\"']?(new |more )?prompts?[\"']?\s*:"
+    r"|(these|those|all|each|the|of|above|following|new|more|five|six|seven|eight|nine|ten|twelve|twenty|\d++|\s)+"
+    r" prompts?\b|[\"']?(new |more )?prompts?[\"']?\s*:"
     r"|(i )?hope (you|this|these|that|it|they)\b|enjoy\b[^,]*[.!]$|(happy|have fun) \w+ing!"
     r"|(let me know|feel free|would you like|if you(['’]d| would| need| want)|note that|please note|as requested)\b"
+    r"|((okay|ok|hmm+|al+ ?right|right|well|so|but|now|first|wait)\b[\s,.…]*+)*+((the|this) user "
+    r"(wants|asks|asked|needs|gave|is asking|would like|requested)|((i|we) (need|have|want|should|must) (to )?"
+    r"|(i|we)(['’]ll| will) |let me |let['’]s )(write|create|generate|produce|come up|think|start|craft|draft)"
+    r"|i(['’]d| would) be (happy|glad) to)\b"
+    r"|(assistant|user|answer|output|response|analysis)\s*:"
     r"|i(['’]ve| have) (created|written|prepared|generated|made|put together|come up)\b"
     r"|```|<think>|</?\w+>$|[-*_=~—]{3,}$|[\[\]{}(),;]{1,3}$",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"<\|\w+\|>|</?s>$|\[/?INST\]")  # of a chat's turns, which a tokenizer should have taken off
 _NUMBERING = re.compile(
-    r"[\[(]?[#№]?\d{1,4}[.)\]]+:?(\s|$|(?=[^\W\d_]))|#\d{1,4}\b|\d{1,4}\s*:\s|\d{1,4}[–—-]\s|[①-⓿❶-➓]|\d\ufe0f?\u20e3"
+    r"[\[(]?[#№]?\d{1,4}( ?[.)\]]+:?|\\[.)]|[、/])(\s|$|(?=[^\W\d_]))|\d{1,4} \| |[*_]\d{1,4}[.)]?[*_]\s"
+    r"|#\d{1,4}\b|\d{1,4}\s*:\s|\d{1,4}[–—-]\s|[①-⓿❶-➓]|\d\ufe0f?\u20e3"
     r"|\(?([a-zA-Z]|[ivxIVX]{2,5})\)\s|([a-z]|[ivx]{2,5}|[IVX]{2,5})\.\s"
-    r"|([Pp]rompt|PROMPT|[Ii]dea|[Vv]ariation|[Oo]ption)\s*#?\d{1,4}\s*[.:)–—-]+(\s|$)"
-    r"|[-*+–—·○■□→|]\s|[•●►▪▫◦‣⁃▶➤➢]|#+\s"
+    r"|([Pp]rompt|PROMPT|[Ii]dea|[Vv]ariation|[Oo]ption|[Ii]mage|[Pp]icture|[Ss]cene|[Ee]xample)\s*#?\d{1,4}\s*[.:)–—-]+"
+    r"(\s|$)|[-*+–—·○■□→|>]\s|[-–](?=[a-zA-Z])|[•●►▪▫◦‣⁃▶➤➢・✓✔✅]|#+\s|\\item\b|<li>"
 )
 _LISTED = re.compile(
     r"\d{1,4}\s+[–—-]\s|[A-Z]\.\s"
@@ -69,6 +81,9 @@ _QUOTES = {
     "*": "*",
     "_": "_",
 }
+_WRAPPED = re.compile(r"<(\w+)>.*</\1>$|[\[{]\s*[\"']|[\"'].*[\"'] ?[\]}]+,?$")  # in a tag, or as JSON
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # letters and signs as wide as Chinese ones
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _BETWEEN = " \t\r\n,"  # what stands between the items of a JSON list
@@ -111,13 +126,13 @@ def parts(text: str, finish: str, form: str, known: Collection[str]) -> list[Par
 
 def fault(text: str, known: Collection[str]) -> str | None:
     """What makes a text no prompt, the first that is found; None where nothing does."""
-    said = text.strip()
+    said = _INVISIBLE.sub("", text).translate(_WIDE).strip()
     if not said:
         return "blank"
     bare = _STRONG.sub("", said).strip()
     if _NUMBERING.match(said) or _NUMBERING.match(bare):
         return "numbering"
-    if _quoted(said) or _quoted(bare):
+    if _quoted(said) or _quoted(bare) or _WRAPPED.match(said):
         return "quotes"
     if _REFUSAL.match(bare):
         return "refused"

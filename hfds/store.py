@@ -115,7 +115,7 @@ class Answers:
 
     def whereabouts(self) -> str:
         """Where its pictures are, and which of them are gone: a text that changes when paths to them do."""
-        lost = self.packs.lost(self._read("answers", name) for name in self._names("answers"))
+        lost = self.packs.lost(self._read("answers", name) for name in self.parts())
         return f"{self._root if self._local else self._mirror}\0{lost}"
 
     def forget_failed(self, reason: str | None = None) -> int:

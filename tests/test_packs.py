@@ -86,6 +86,19 @@ def test_what_is_gone_or_cut_is_not_known(answers: Answers) -> None:
     assert read(answers, 1, 3) == [b"one again", b"three"]
 
 
+def test_a_damaged_part_stops_no_step_with_pictures(answers: Answers, tmp_path: Path) -> None:
+    answers.write(keys(1), pictures(b"one"))
+    answers.write(keys(2), pictures(b"two"))
+    first = answers.parts()[0]
+    answers._fs.pipe_file(f"{answers._root}/answers/{first}", b"no Arrow file")
+    url = answers._fs.unstrip_protocol(answers._root.rpartition("/")[0])
+    fresh = Store(url, tmp_path / "new").answers("Draw", "Draw v1 {}")
+    assert fresh.whereabouts().endswith("\0[]")
+    assert read(fresh, 2) == [b"two"]
+    with pytest.raises(KeyError):
+        read(fresh, 1)
+
+
 def test_a_damaged_pack_is_found_by_verify(answers: Answers, caplog: pytest.LogCaptureFixture) -> None:
     answers.write(keys(1), pictures(b"one"))
     answers.write(keys(2), pictures(b"two!"))

@@ -219,7 +219,7 @@ def _as_config_error(what: str) -> Iterator[None]:
         RuntimeError,
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
         AttributeError,
         SafetensorError,
     ) as error:

@@ -492,6 +492,10 @@ def cut(folder: Path) -> None:
             "cannot be loaded: its model_index.json wants vae to be os.system, and only parts of diffusers and",
         ),
         (
+            lambda f: checkpoints.config_of(f, "model_index.json", vae=["diffusers", "DiffusionPipeline"]),
+            "cannot be loaded: its model_index.json wants vae to be diffusers.DiffusionPipeline, and only parts of",
+        ),
+        (
             lambda f: checkpoints.config_of(f, "model_index.json", **{"../vae": ["diffusers", "AutoencoderKL"]}),
             "cannot be loaded: its model_index.json names a part '../vae'",
         ),

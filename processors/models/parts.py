@@ -27,7 +27,7 @@ def parts_of(model: Pipeline) -> Parts:
     for name, (library, kind) in parts.items():
         if not name.isidentifier():  # it is the name of a folder, too
             raise ConfigError(f"the model {model.repo} cannot be loaded: its {model.mark} names a part {name!r}")
-        if library not in (*LIBRARIES, own.get(name)):
+        if library not in (*LIBRARIES, own.get(name)) or str(kind).endswith("Pipeline"):  # one names parts of its own
             raise ConfigError(
                 f"the model {model.repo} cannot be loaded: its {model.mark} wants {name} to be {library}.{kind}, and "
                 "only parts of diffusers and transformers are loaded"

@@ -225,6 +225,8 @@ def test_what_a_model_thinks_is_no_prompt() -> None:
     assert faults("a plan\nanother\n</think>\n\na fox") == ["preamble"] * 3 + [None], "the template opened it"
     assert faults("<think>\na plan\nanot", "length") == ["preamble", "preamble", "cut"]
     assert faults("<think>short</think>\na fox") == ["preamble", None]
+    for opened, closed in (("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<seed:think>", "</seed:think>")):
+        assert faults(f"{opened}\na plan\n{closed}\na fox") == ["preamble"] * 3 + [None]
 
 
 def test_examples_are_drawn_the_same_for_ever() -> None:

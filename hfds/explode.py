@@ -1,6 +1,7 @@
 """Explode: a step that makes further rows of the rows it gets, with ids that are derived from those of their parents.
 
-The row itself stays where it is, with its id; the second row of "x" is "x~2", the third "x~3". Rows that were made
+The row itself stays where it is, with its id; the second row of "x" is "x~2", the third "x~3", and what another such
+step behind this one makes of "x" is "x~~2". Rows that were made
 stand behind all others, in the order of their parents, and say in `made` which step made them of which row. They have
 all else from their parent: prompt, split, licence, input. So rows read and rows made are rows kept and rows dropped.
 """
@@ -94,7 +95,7 @@ class Explode(Step):
         return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=file.rpartition("-")[2])
 
     def _children(self, rows: Dataset) -> Iterator[pa.Table]:
-        pictures = "image" in rows.column_names
+        pictures, mark = "image" in rows.column_names, _mark(rows)
         for table in rows.with_format("arrow").iter(PICTURES if pictures else BATCH):
             parents = table.filter(kept(table))
             found, number = self._numbered(parents)
@@ -103,9 +104,18 @@ class Explode(Step):
             ids = made["id"].combine_chunks()
             fields = {"step": self.name, "parent": ids}
             columns = {name: found[name] for name in self.adds} | {
-                "id": pc.binary_join_element_wise(ids, pa.array(number).cast(pa.string()), MARK),
+                "id": pc.binary_join_element_wise(ids, pa.array(number).cast(pa.string()), mark),
                 "made": struct(rows.features.arrow_schema.field("made").type, len(made), fields),
             }
             for name, values in columns.items():
                 made = made.set_column(made.column_names.index(name), name, values)
             yield made.cast(rows.features.arrow_schema)
+
+
+def _mark(rows: Dataset) -> str:
+    """What stands in front of the numbers of new rows: longer than in any id that such a step made before."""
+    table = rows.select_columns(["id", "made"]).with_format("arrow")[:]
+    made, mark = table["id"].filter(pc.struct_field(table["made"], "parent").is_valid()), MARK
+    while pc.any(pc.match_substring(made, mark)).as_py():
+        mark += MARK
+    return mark

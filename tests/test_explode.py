@@ -65,9 +65,10 @@ def test_rows_with_columns_of_their_own_and_rows_of_rows() -> None:
     made = Letters()(rows(letter=["old", "old", "old"], dropped=[None, GONE, None]))
     assert made["letter"][:] == ["x", "old", "u", "y", "v", "w"]
     again = Repeat(2)(made)
-    assert again["id"][6:] == ["a/1~2", "a/3~2", "a/1~2~2", "a/3~2~2", "a/3~3~2"]
+    assert again["id"][6:] == ["a/1~~2", "a/3~~2", "a/1~2~~2", "a/3~2~~2", "a/3~3~~2"]
     assert again["made"][3] == {"step": "Letters", "parent": "a/1"}
     assert again["made"][8] == {"step": "Repeat", "parent": "a/1~2"}
+    assert Repeat(2)(again)["id"][11:13] == ["a/1~~~2", "a/3~~~2"]
 
 
 def test_a_step_that_leaves_rows_out_is_refused() -> None:

@@ -521,6 +521,10 @@ def test_what_does_not_fit_the_checkpoint(model: Path, tmp_path: Path) -> None:
     save_file(half, painters.lora(tmp_path / "half", model) / file.name)
     with pytest.raises(ConfigError, match=r"the LoRA .* does not fit"):
         step(model, lora=Lora(str(tmp_path / "half")))(prompts(1))
+    others = {name.replace("down_blocks", "side_blocks"): weight for name, weight in load_file(file).items()}
+    save_file(others, painters.lora(tmp_path / "part", model) / file.name)
+    with pytest.raises(ConfigError, match=r"the LoRA .* does not fit .*unexpected keys .*side_blocks"):
+        step(model, lora=Lora(str(tmp_path / "part")))(prompts(1))
     save_file({name: weight[:, :3].contiguous() for name, weight in load_file(file).items()}, file)
     with pytest.raises(ConfigError, match=r"the LoRA .* does not fit"):
         step(model, lora=Lora(str(other)))(prompts(1))

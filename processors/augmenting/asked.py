@@ -252,9 +252,9 @@ class _Kept:
             said = said.answer
         if isinstance(said, Answer):
             row = _row(said)
-            self._journal.add(self._keys[position].tobytes(), row)
-            self._said.append((position, row))
+            self._said.append((position, row))  # which is written at the end, also where the journal fails
             self.well = True
+            self._journal.add(self._keys[position].tobytes(), row)
         elif isinstance(said, BadRow):
             self._failures.append((position, said.reason, said.value))
         else:

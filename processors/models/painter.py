@@ -5,6 +5,7 @@ looks at pictures and changes none; diffusers would make black ones of them.
 """
 
 import inspect
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -187,11 +188,33 @@ def _adapt(pipeline: Any, lora: Lora, scale: float, model: Model) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise ConfigError(f"{model.repo} takes no LoRA: {type(pipeline).__name__} has no way to load one")
     with _as_config_error(f"the LoRA {lora.repo} does not fit {model.repo}"):
-        pipeline.load_lora_weights(folder, weight_name=lora.weights, local_files_only=True)
+        with _warnings("diffusers.utils.peft_utils") as left_out:
+            pipeline.load_lora_weights(folder, weight_name=lora.weights, local_files_only=True)
         if not pipeline.get_active_adapters():
             raise ValueError("none of its weights is for a part of it")
+        if left_out:
+            raise ValueError(left_out[0][:300])
         pipeline.fuse_lora(lora_scale=scale)
         pipeline.unload_lora_weights()
+
+
+@contextmanager
+def _warnings(name: str) -> Iterator[list[str]]:
+    """What a logger warns of, which diffusers tells in no other way."""
+    logger, said = logging.getLogger(name), list[str]()
+
+    def hear(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # also where what is above it is quiet
+    logger.addFilter(hear)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(hear)
+        logger.setLevel(level)
 
 
 def _check_call(pipeline: Any, settings: Settings, model: Model) -> None:

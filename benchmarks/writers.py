@@ -1,6 +1,6 @@
 """Language models: engines beside a bare loop on the same model, and a server's limit of requests, kept to.
 
-    python benchmarks/writers.py generate [--questions 128] [--rounds 3] [--model FOLDER] [--dtype bfloat16]
+    python benchmarks/writers.py generate [--questions 1024] [--rounds 3] [--model FOLDER] [--dtype bfloat16]
     PYTHONPATH=. .venv-vllm/bin/python benchmarks/writers.py vllm [--questions 1000] ...
     python benchmarks/writers.py limit [--questions 10000] [--per-second 50]
 
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=50)
     parser.add_argument("--delay", type=float, default=0.2, help="seconds that the server takes for an answer")
     args = parser.parse_args()
-    args.questions = args.questions or {"generate": 128, "vllm": 1000, "limit": 10_000}[args.what]
+    args.questions = args.questions or {"generate": 1024, "vllm": 1000, "limit": 10_000}[args.what]
     if args.what == "limit":
         return limit(args)
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures import streamed, trained
+from fixtures.launched import ended, launch
 
 import hfds
 
@@ -100,15 +100,8 @@ def check_ranks(toys: Path, folder: Path) -> None:
 
 
 def test_two_ranks(toys: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, SCRIPT, str(toys), str(tmp_path)]
-    ranks = [subprocess.Popen(command, env={**common, "RANK": r, "LOCAL_RANK": r}, **pipes) for r in "01"]
-    for rank in ranks:
-        finished(rank)
+    said = ended(launch(2, Path(SCRIPT), toys, tmp_path))
+    assert [code for code, _, _ in said] == [0, 0], said
     check_ranks(toys, tmp_path)
 
 

@@ -33,6 +33,7 @@ class ModelAnnotator(Annotator):
 
     by_batch: ClassVar[bool] = False  # joining answers is quick, and every process would hold all of them
     batch_size: ClassVar[int] = 64  # items that the model is shown at once, where they fit
+    paid: tuple[str, str] | None = None  # the column, and the field in it, with what an answer cost in money
     shaped: ClassVar[bool] = True  # whether its last batch is filled up with copies to the size of the others
 
     def fetch(self) -> None:

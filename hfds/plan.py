@@ -42,9 +42,10 @@ def plan(
 
     Per input: files, bytes, pieces, and how many of those are prepared. Per step what it needs and adds; of a step with
     a model also `known` and `missing` rows, and from a probe of at most `PROBE` rows `rate` (rows a second), `hours` of
-    this device, and `store_bytes`. For that the sources are read and the probe's answers kept, which the build finds.
-    Behind a model whose answers are not all known, numbers are estimates from the rows that are known: `estimated`.
-    Of a step that adds rows the `requests` to its model and the `new` rows, both at least; none is made.
+    this device, `store_bytes`, and `cost` in the money of a writer's prices. For that the sources are read and the
+    probe's answers kept, which the build finds. Behind a model whose answers are not all known, numbers are estimates
+    from the rows that are known: `estimated`. Of a step that adds rows the `requests` to its model and the `new` rows,
+    both at least; none is made.
 
     Args:
         release, run, sources, out, rows: as of `build`.
@@ -91,6 +92,7 @@ def plan(
         "steps": steps,
         "hours": sum(step.get("hours") or 0 for step in steps),
         "store_bytes": sum(step.get("store_bytes") or 0 for step in steps),
+        "cost": sum(step.get("cost") or 0 for step in steps),
         "free_bytes": free,
     }
 
@@ -153,6 +155,7 @@ class _Costs:
                     "rate": rate,
                     "hours": missing / rate / 3600 if rate else 0.0,
                     "store_bytes": round(missing * asked.answers.bytes_per_row()),
+                    "cost": missing * asked.answers.mean(*step.paid) if step.paid else 0.0,
                     "estimated": estimated,
                 }
             )

@@ -148,6 +148,12 @@ class Answers:
         there = self.describe()
         return float(there["bytes"] / there["rows"]) if there["rows"] else 0.0
 
+    def mean(self, column: str, field: str) -> float:
+        """The mean of a number in a column of its answers; 0 where there is none."""
+        numbers = [pc.struct_field(self._read("answers", name)[column], field) for name in self.parts()]
+        counted = [chunk for one in numbers for chunk in one.chunks]
+        return float(pc.mean(pa.chunked_array(counted, pa.float64())).as_py() or 0.0)
+
     def damaged(self) -> list[str]:
         """The parts that are not what they were when they were written, those set aside before too."""
         for kind in ("answers", "failed"):

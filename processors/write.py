@@ -69,6 +69,10 @@ class Write(ModelAnnotator):
         }
 
     @property
+    def paid(self) -> tuple[str, str]:  # type: ignore[override]
+        return f"{self.into}_by", "cost"
+
+    @property
     def batch_size(self) -> int:  # type: ignore[override]
         """As many as keep the writer busy."""
         return self.writer.at_once

@@ -19,13 +19,16 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from fixtures import toy
 from fixtures.chat import ASK, ChatServer
 from fixtures.llamas import llama
 from hub import Fault
 
+from hfds import Input, Release
 from hfds.errors import ConfigError, HfdsError, OutOfSpace, Stopped, WriterError
 from hfds.journal import Journal
 from hfds.model import Model
+from hfds.plan import plan
 from hfds.run import Run
 from hfds.store import answers_folder
 from processors.models.generate import Generate
@@ -99,6 +102,14 @@ def test_rows_get_what_was_written_and_those_without_it_are_dropped(server: Chat
     assert again.to_dict() == made.to_dict()
     assert asking(rows(ROWS + 10), Run(tmp_path))[ROWS]["rewritten"]
     assert len(server.asked) == ROWS + 10, "nothing is paid for twice, nor is a copy"
+
+
+def test_a_plan_says_what_missing_answers_cost(server: ChatServer, tmp_path: Path) -> None:
+    sources = toy.write(tmp_path / "sources", a=[(str(n), f"prompt number {n}") for n in range(300)])
+    asking = step(server, prices=(1.0, 2.0))
+    planned = plan(Release("toys", "v1", (Input(toy.Toy),), (asking,)), Run(tmp_path / "work"), sources=sources)
+    assert planned["steps"][-1]["cost"] == planned["cost"] == pytest.approx(300 * 3e-5)
+    assert 0 < len(server.asked) < 300
 
 
 def test_the_same_step_gives_the_same_without_a_store_and_by_another_speed(server: ChatServer, tmp_path: Path) -> None:
@@ -194,14 +205,12 @@ def test_a_disk_that_takes_no_answer_ends_the_run_and_nothing_is_asked_again(
 def test_a_server_that_is_gone_in_the_middle_leaves_what_it_answered(tmp_path: Path) -> None:
     with ChatServer(rewrite) as server:
         server.faults = [Fault(ASK, lost=True, after=90)]
-        asking = step(server)
+        asking = step(server, tries=3)  # the last answer may come after the first try of another question
         with pytest.raises(WriterError, match="is gone or broken"):
             asking(rows(), Run(tmp_path))
-        answered = {asked.text for asked in server.asked[:90]}
         server.faults, server.asked = [], []
         asking(rows(), Run(tmp_path))
-        assert ROWS - 92 <= len(server.asked) <= ROWS - 90, "one may be answered as the server goes"
-        assert not answered & {asked.text for asked in server.asked}
+        assert len({asked.text for asked in server.asked}) == len(server.asked) == ROWS - 90
 
 
 def test_a_server_that_refuses_every_question_drops_no_row(server: ChatServer, tmp_path: Path) -> None:

@@ -89,10 +89,12 @@ def plan(
         typer.echo(f"not looked up on the Hub, which a build needs: the commit of {', '.join(unknown)}")
     models = [entry for entry in planned["steps"] if "known" in entry]
     if models:
-        show(models, False, ["step", "rows", "known", "missing", "rate", "hours", "store_bytes", "estimated"])
+        costs = ["cost"] if planned["cost"] else []
+        show(models, False, ["step", "rows", "known", "missing", "rate", "hours", "store_bytes", *costs, "estimated"])
         typer.echo(
             f"{planned['hours']:.2f} hours of one {run.device_name}, {planned['store_bytes']:,} bytes for the store; "
             f"{planned['free_bytes']:,} bytes are free"
+            + (f"; {planned['cost']:,.2f} in the money of the writers' prices" if costs else "")
         )
     if adding := [entry for entry in planned["steps"] if "requests" in entry]:
         show(adding, False, ["step", "rows", "requests", "new"])

@@ -25,7 +25,7 @@ demo: $(VENV)/.core ## build a small release from start to end, with the light c
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests that need no network, no accelerator and little time
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(ARGS)
 
 test-vllm: $(VENV)-vllm/.done ## run the tests of vLLM, engine and server, with its build for processors (3.4 GB, two minutes)
 	$(VENV)-vllm/bin/python -m pytest -m vllm -W default tests/test_vllm.py $(ARGS)

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import psutil
+import pyarrow as pa
 import pytest
+from fixtures.launched import ended, launch
 from fixtures.llamas import llama
 
-from hfds.errors import ConfigError
+from hfds.errors import ConfigError, WriterError
 from hfds.model import Model
 from hfds.writer import Answer, Opened, Question, in_order
 from processors.models.openai_server import OpenAIServer
@@ -129,6 +132,51 @@ def test_closing_early_leaves_the_engine_free(engine: Opened) -> None:
     next(said)
     said.close()  # type: ignore[attr-defined]
     assert len(texts(in_order(engine, QUESTIONS[:3]))) == 3
+
+
+def test_an_engine_that_dies_is_told_and_what_it_answered_is_heard(folder: Path, environment: None) -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    opened = VLLM(Model(str(folder)), max_tokens=200, engine={**ON_CPU, "max_num_seqs": 2}).open("cpu")
+    said = opened.write(QUESTIONS)
+    heard = [next(said)]
+    for child in psutil.Process().children(recursive=True):
+        if child.pid not in before:
+            child.kill()
+    with pytest.raises(WriterError, match=r"the engine of .* died"):
+        heard.extend(said)
+    assert 1 <= len(heard) < len(QUESTIONS)
+    assert all(isinstance(one, Answer) for _, one in heard)
+
+
+RANK = """
+import sys
+from datasets import Dataset
+from hfds.model import Model
+from hfds.run import Run
+from processors.models.vllm import VLLM
+from processors.write import Write
+
+folder, work = sys.argv[1:]
+rows = Dataset.from_dict({"prompt": [f"prompt {n}" for n in range(40)]})
+writer = VLLM(Model(folder), max_tokens=24, engine={"enforce_eager": True, "max_model_len": 256})
+made = Write(writer, "Another like {prompt}", into="more")(rows, Run.accelerated(work))
+print(sum(text is not None or why is not None for text, why in zip(made["more"], made["dropped"])))
+"""
+
+
+def test_two_ranks_have_an_engine_each(folder: Path, environment: None, tmp_path: Path) -> None:
+    program = tmp_path / "rank.py"
+    program.write_text(RANK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        said = ended(launch(2, program, folder, tmp_path / "work"))
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert [int(out.split()[-1]) for _, out, _ in said] == [40, 40]
+    [answers] = (tmp_path / "work/store").glob("Write-*")
+    parts = [pa.ipc.open_file(str(part)).read_all() for part in answers.glob("*/*.arrow")]
+    assert len(parts) >= 2, "each rank wrote its own"
+    keys = [key for part in parts for key in part["key"].to_pylist()]
+    assert len(keys) == len({*keys}) == 40
 
 
 def test_a_model_that_does_not_start_is_told(folder: Path, environment: None) -> None:

@@ -146,6 +146,7 @@ def test_an_engine_that_dies_is_told_and_what_it_answered_is_heard(folder: Path,
         heard.extend(said)
     assert 1 <= len(heard) < len(QUESTIONS)
     assert all(isinstance(one, Answer) for _, one in heard)
+    opened.close()
 
 
 RANK = """
@@ -156,11 +157,12 @@ from hfds.run import Run
 from processors.models.vllm import VLLM
 from processors.write import Write
 
-folder, work = sys.argv[1:]
-rows = Dataset.from_dict({"prompt": [f"prompt {n}" for n in range(40)]})
-writer = VLLM(Model(folder), max_tokens=24, engine={"enforce_eager": True, "max_model_len": 256})
-made = Write(writer, "Another like {prompt}", into="more")(rows, Run.accelerated(work))
-print(sum(text is not None or why is not None for text, why in zip(made["more"], made["dropped"])))
+if __name__ == "__main__":  # the engine is a process that reads this file too
+    folder, work = sys.argv[1:]
+    rows = Dataset.from_dict({"prompt": [f"prompt {n}" for n in range(40)]})
+    writer = VLLM(Model(folder), max_tokens=24, engine={"enforce_eager": True, "max_model_len": 256})
+    made = Write(writer, "Another like {prompt}", into="more")(rows, Run.accelerated(work))
+    print("rows done:", sum(text is not None or why is not None for text, why in zip(made["more"], made["dropped"])))
 """
 
 
@@ -171,7 +173,7 @@ def test_two_ranks_have_an_engine_each(folder: Path, environment: None, tmp_path
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         said = ended(launch(2, program, folder, tmp_path / "work"))
     assert [code for code, _, _ in said] == [0, 0], said
-    assert [int(out.split()[-1]) for _, out, _ in said] == [40, 40]
+    assert all("rows done: 40\n" in out for _, out, _ in said)
     [answers] = (tmp_path / "work/store").glob("Write-*")
     parts = [pa.ipc.open_file(str(part)).read_all() for part in answers.glob("*/*.arrow")]
     assert len(parts) >= 2, "each rank wrote its own"

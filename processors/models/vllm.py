@@ -1,6 +1,7 @@
 """Language models by vLLM in this process (Kwon et al. 2023, arxiv.org/abs/2309.06180), one engine on each rank."""
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,6 +95,7 @@ class Engine:
                 raise ConfigError(
                     f"vLLM does not start with {writer.model.repo} ({_told(error)}): what it said before has the cause"
                 ) from error
+        _end_waits_of_the_dead(self.llm.llm_engine.engine_core)
         self._usage = Usage()
 
     @property
@@ -158,6 +160,22 @@ class Engine:
         usage = Usage(1, len(found.prompt_token_ids), len(written.token_ids))
         self._usage += usage
         return checked(Answer(written.text, str(written.finish_reason), usage, self.name), schema)
+
+
+def _end_waits_of_the_dead(core: Any) -> None:
+    """Has a wait for an engine end when its process is killed, for want of memory, say: that of vLLM 0.32 has no end,
+    as the thread that would bring answers just ends."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    thread, answers = getattr(core, "output_queue_thread", None), getattr(core, "outputs_queue", None)
+    if thread is None or answers is None:  # the engine is no process of its own
+        return
+
+    def end() -> None:
+        thread.join()
+        answers.put(EngineDeadError())
+
+    threading.Thread(target=end, name="hfds-engine", daemon=True).start()
 
 
 def _options(engine: Mapping[str, Any], device: str) -> dict[str, Any]:

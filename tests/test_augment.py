@@ -103,6 +103,11 @@ def test_lines_taken_apart(text: str, finish: str, expected: list[tuple[str, str
     assert parts(text, finish, "lines", {"a fox asleep"}) == [Part(*one) for one in expected]
 
 
+@pytest.mark.parametrize("example", ["\uff21 fox\uff01", "a fox \u200d asleep", "a f\u00adox"])
+def test_an_example_is_known_again_in_any_letters(example: str) -> None:
+    assert fault(example, {folded(example)}) == "example"
+
+
 @pytest.mark.parametrize(
     "text, finish, expected",
     [

@@ -128,7 +128,7 @@ def parts(text: str, finish: str, form: str, known: Collection[str]) -> list[Par
 
 def fault(text: str, known: Collection[str]) -> str | None:
     """What makes a text no prompt, the first that is found; None where nothing does."""
-    said = _INVISIBLE.sub("", text).translate(_WIDE).strip()
+    said = _plain(text).strip()
     if not said:
         return "blank"
     bare = _STRONG.sub("", said).strip()
@@ -157,8 +157,13 @@ def _quoted(said: str) -> bool:
 
 
 def folded(text: str) -> str:
-    """A text by which it is known again, whatever its case, blanks and final stop."""
-    return " ".join(text.casefold().split()).rstrip(" .")
+    """A text by which it is known again, whatever its case, blanks, wide letters and final stop."""
+    return " ".join(_plain(text).casefold().split()).rstrip(" .")
+
+
+def _plain(text: str) -> str:
+    """A text without characters that nobody sees, its letters and signs as narrow as they can be."""
+    return _INVISIBLE.sub("", text).translate(_WIDE)
 
 
 def shown(text: str) -> str:

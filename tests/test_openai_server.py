@@ -516,6 +516,13 @@ def test_an_answer_that_is_packed_as_it_was_not_asked_for_is_none(packed: str) -
         come(httpx2.Response(200, headers={"content-encoding": packed}, content=iter([b"abc"])))
 
 
+@pytest.mark.parametrize("said", ["", "utf-8", "identity", "none, Identity"])
+def test_an_answer_that_is_not_packed_is_read_whatever_it_says_of_it(said: str) -> None:
+    request = httpx2.Request("POST", "http://localhost")
+    found = httpx2.Response(200, headers={"content-encoding": said}, content=iter([b"abc"]), request=request)
+    assert come(found).content == b"abc"
+
+
 @pytest.mark.parametrize("said", ["rot13", "hex", "undefined"])
 def test_an_error_in_no_encoding_of_text_is_told(server: ChatServer, said: str) -> None:
     server.faults = [Fault(ASK, 500, {**NOW, "Content-Type": f"text/html; charset={said}"}, body="<html>Bad gateway")]

@@ -21,7 +21,7 @@ MANY = 1 << 31  # tokens that no question and no answer has
 MODEL = 200  # characters of what a server calls itself
 LARGEST = 1 << 25  # bytes of an answer
 LONGEST = 3600.0  # seconds that one may take from its first byte on
-PACKED = ("identity", "gzip", "deflate")
+PACKED = ("gzip", "deflate", "br", "zstd")  # ways in which a body may be, of which the first two are asked for
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
 
@@ -138,8 +138,10 @@ def come(response: Any) -> Any:
     Raises:
         ValueError: it is packed in a way that was not asked for, which may be anything when it is unpacked.
     """
-    if (packed := response.headers.get("content-encoding", "identity").lower()) not in PACKED:
-        raise ValueError(f"an answer that is packed as {printable(packed)[:40]}")
+    words = response.headers.get("content-encoding", "").lower().split(",")
+    packed = [word.strip() for word in words if word.strip() in PACKED]  # others, such as "utf-8", say nothing of it
+    if packed not in ([], *([way] for way in PACKED[:2])):
+        raise ValueError(f"an answer that is packed as {', '.join(packed)[:40]}")
     body, until = bytearray(), time.monotonic() + LONGEST
     for part in response.iter_bytes():
         body += part

@@ -199,7 +199,7 @@ def test_of_a_cut_list_the_whole_texts_are_kept(texts: list[str], data: Any) -> 
             "Great Wall of China at dawn", "[a fox:owl:0.5] in the snow", "(red) fox, (snow:1.2)", "a __wild__ fox",
             "an unfortunate knight", "Sorrow, a statue", "the prompter in an old theatre", "A sure-footed goat",
             "Enjoying the sun, a cat on a wall.", "80s album cover", "4k photo of a fox", "+1 on a jersey",
-            "24/7 diner", "9/11 memorial", "a hand-drawn <3 on a wall", "the user of a typewriter",
+            "24/7 diner", "1970 | a kitchen", "9/11 memorial", "a hand-drawn <3 on a wall", "the user of a typewriter",
             "new moon, ten owls", "I will be home, a letter on a table", "[a] (fox)",
             "family of foxes \U0001f468\u200d\U0001f469",
         )),

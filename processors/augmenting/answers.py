@@ -58,7 +58,7 @@ _PREAMBLE = re.compile(
 )
 _MARKUP = re.compile(r"<\|\w+\|>|</?s>$|\[/?INST\]")  # of a chat's turns, which a tokenizer should have taken off
 _NUMBERING = re.compile(
-    r"[\[(]?[#№]?\d{1,4}( ?[.)\]]+:?|\\[.)]|[、/])(\s|$|(?=[^\W\d_]))|\d{1,4} \| |[*_]\d{1,4}[.)]?[*_]\s"
+    r"[\[(]?[#№]?\d{1,4}( ?[.)\]]+:?|\\[.)]|[、/])(\s|$|(?=[^\W\d_]))|\d{1,3} \| |[*_]\d{1,4}[.)]?[*_]\s"
     r"|#\d{1,4}\b|\d{1,4}\s*:\s|\d{1,4}[–—-]\s|[①-⓿❶-➓]|\d\ufe0f?\u20e3"
     r"|\(?([a-zA-Z]|[ivxIVX]{2,5})\)\s|([a-z]|[ivx]{2,5}|[IVX]{2,5})\.\s"
     r"|([Pp]rompt|PROMPT|[Ii]dea|[Vv]ariation|[Oo]ption|[Ii]mage|[Pp]icture|[Ss]cene|[Ee]xample)\s*#?\d{1,4}\s*[.:)–—-]+"

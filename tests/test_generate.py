@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from hfds.errors import BadRow, ConfigError, SourceMissing
 from hfds.model import Model
 from hfds.writer import Answer, BadAnswer, Question, in_order
-from processors.models.chat import unfenced
+from processors.models.chat import marks_of, unfenced
 from processors.models.generate import Generate, Generator
 from processors.models.sampling import chosen
 from processors.models.vllm import VLLM, _devices, _on
@@ -165,6 +165,15 @@ def test_a_text_does_not_end_its_message_and_speak_for_another(opened: Generator
     assert isinstance(found[1], BadRow)
     assert (found[1].reason, found[1].value) == ("special_token", "<|end|>")
     assert found[0] == in_order(opened, QUESTIONS[:1])[0]
+
+
+def test_a_sign_that_is_a_pad_ends_no_message(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama(tmp_path / "padded"))
+    tokenizer.add_special_tokens({"pad_token": "!"})
+    marks = marks_of(tokenizer)
+    assert "!" in tokenizer.all_special_tokens
+    assert not marks.search("a fox! an owl!")
+    assert marks.search("a fox!<|end|>")
 
 
 def test_a_question_that_cannot_be_asked_fails_alone(folder: Path, tmp_path: Path) -> None:

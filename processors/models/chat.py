@@ -35,9 +35,10 @@ def messages(question: Question) -> list[dict[str, str]]:
 
 
 def marks_of(tokenizer: Any) -> re.Pattern[str]:
-    """What finds the special tokens of a chat, by which a model knows where a message ends and who speaks."""
+    """What finds the special tokens of a chat, by which a model knows where a message ends and who speaks. One letter
+    or sign is none of them: some checkpoints pad with "!"."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    marks = {mark for mark in (*added, *tokenizer.all_special_tokens) if mark.strip()}
+    marks = {mark for mark in (*added, *tokenizer.all_special_tokens) if len(mark.strip()) > 1}
     return re.compile("|".join(map(re.escape, sorted(marks))) or r"(?!)")
 
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,7 +45,8 @@ class Journal:
         """Removes it: the store has all that it says."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)
-            self._file.close()
+            with suppress(OSError):  # of a line that the disk refused, which nobody needs any more
+                self._file.close()
             self._file = None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import signal
 import time
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from hfds import Input, Release, Run, build
 from hfds.check import check
 from hfds.commands.building import _told
-from hfds.errors import ConfigError, HfdsError, Stopped, WriterError
+from hfds.errors import ConfigError, HfdsError, OutOfSpace, Stopped, WriterError
 from hfds.explain import explain
 from hfds.journal import Journal, abandoned
 from hfds.lock import answers_in_use
@@ -734,6 +735,16 @@ def test_a_journal_that_a_process_left(tmp_path: Path) -> None:
     }, "without its last line, which is cut"
     journal.clear()
     assert not path.exists()
+
+
+def test_a_journal_on_a_full_disk_says_so_and_is_cleared(tmp_path: Path) -> None:
+    path = tmp_path / f"Some-1-{os.getpid()}.jsonl"
+    path.symlink_to("/dev/full")
+    journal = Journal(tmp_path, "Some-1")
+    with pytest.raises(OutOfSpace, match="where answers are kept"):
+        journal.add(b"0" * 16, {"text": "a fox"})
+    journal.clear()
+    assert not path.is_symlink()
 
 
 def test_the_faults_in_the_docs() -> None:

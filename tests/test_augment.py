@@ -104,6 +104,11 @@ def test_lines_taken_apart(text: str, finish: str, expected: list[tuple[str, str
     assert parts(text, finish, "lines", {"a fox asleep"}) == [Part(*one) for one in expected]
 
 
+def test_a_word_in_brackets_is_no_thought() -> None:
+    found = parts("a robot [think] bubble\nan owl", "stop", "lines", ())
+    assert found == [Part("a robot [think] bubble"), Part("an owl")]
+
+
 @pytest.mark.parametrize("example", ["\uff21 fox\uff01", "a fox \u200d asleep", "a f\u00adox"])
 def test_an_example_is_known_again_in_any_letters(example: str) -> None:
     assert fault(example, {folded(example)}) == "example"

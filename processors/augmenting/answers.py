@@ -86,7 +86,7 @@ _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # letters and signs as wide as Chinese ones
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _THOUGHT = re.compile(
-    r"(?:[<◁]|\[(?=/?THINK\]))(/?)(?:seed:)?(?:think|thinking|thought|reasoning|scratchpad)[>▷\]]", re.IGNORECASE
+    r"(?:[<◁]|\[(?=/?(?-i:THINK)\]))(/?)(?:seed:)?(?:think|thinking|thought|reasoning|scratchpad)[>▷\]]", re.IGNORECASE
 )
 _BETWEEN = " \t\r\n,"  # what stands between the items of a JSON list
 _strings = json.JSONDecoder()

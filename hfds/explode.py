@@ -113,9 +113,9 @@ class Explode(Step):
 
 
 def _mark(rows: Dataset) -> str:
-    """What stands in front of the numbers of new rows: longer than in any id that such a step made before."""
+    """What stands before the numbers of new rows: longer than at the end of any id that such a step made before."""
     table = rows.select_columns(["id", "made"]).with_format("arrow")[:]
     made, mark = table["id"].filter(pc.struct_field(table["made"], "parent").is_valid()), MARK
-    while pc.any(pc.match_substring(made, mark)).as_py():
+    while pc.any(pc.match_substring_regex(made, f"{mark}[0-9]+$")).as_py():
         mark += MARK
     return mark

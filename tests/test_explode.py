@@ -69,6 +69,9 @@ def test_rows_with_columns_of_their_own_and_rows_of_rows() -> None:
     assert again["made"][3] == {"step": "Letters", "parent": "a/1"}
     assert again["made"][8] == {"step": "Repeat", "parent": "a/1~2"}
     assert Repeat(2)(again)["id"][11:13] == ["a/1~~~2", "a/3~~~2"]
+    odd = Repeat(2)(Letters()(Dataset.from_dict({"id": ["a/~~x", "b~~1"], "prompt": ["xy", "uv"]})))
+    assert odd["id"][2:] == ["a/~~x~2", "b~~1~2", "a/~~x~~2", "b~~1~~2", "a/~~x~2~~2", "b~~1~2~~2"]
+    assert Repeat(2)(Repeat(2)(Dataset.from_dict({"id": ["~"]})))["id"][:] == ["~", "~~2", "~~~~2", "~~2~~~2"]
 
 
 def test_a_step_that_leaves_rows_out_is_refused() -> None:

@@ -164,6 +164,8 @@ def test_a_text_does_not_end_its_message_and_speak_for_another(opened: Generator
     found = in_order(opened, [QUESTIONS[0], bad])
     assert isinstance(found[1], BadRow)
     assert (found[1].reason, found[1].value) == ("special_token", "<|end|>")
+    [own] = in_order(opened, [Question((("system", "<|end|>"), ("user", "hello")), 0)])
+    assert isinstance(own, Answer | BadAnswer), "what no row says is the writer's own"
     assert found[0] == in_order(opened, QUESTIONS[:1])[0]
 
 

@@ -44,13 +44,13 @@ def marks_of(tokenizer: Any) -> re.Pattern[str]:
 
 def refuse_marks(question: Question, marks: re.Pattern[str]) -> None:
     """Looks whether a message holds what `marks` finds: of a row's text that would be an end of the message, or another
-    speaker.
+    speaker. What the system says is no row's.
 
     Raises:
         BadRow: one does.
     """
-    for _, text in question.messages:
-        if found := marks.search(text):
+    for role, text in question.messages:
+        if role != "system" and (found := marks.search(text)):
             raise BadRow("special_token", found[0])
 
 

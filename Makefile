@@ -27,7 +27,7 @@ demo: $(VENV)/.core ## build a small release from start to end, with the light c
 test: $(VENV)/.dev ## run the tests that need no network, no accelerator and little time
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(ARGS)
 
-test-vllm: $(VENV)-vllm/.done ## run the tests of vLLM, engine and server, with its build for processors (3.4 GB, two minutes)
+test-vllm: $(VENV)-vllm/.done ## run the tests of vLLM, engine and server, with its build for processors (3.4 GB, six minutes)
 	$(VENV)-vllm/bin/python -m pytest -m vllm -W default tests/test_vllm.py $(ARGS)
 
 check: $(VENV)/.dev ## check style, formatting, types and the direction of imports

@@ -22,7 +22,7 @@ from hub import Fault
 
 from hfds.errors import ConfigError, Stopped, WriterError
 from hfds.writer import Answer, BadAnswer, Question, Usage, checked, in_order, schema_problems
-from processors.models.completions import LARGEST, come
+from processors.models.completions import LARGEST, received
 from processors.models.connection import Connection, Rejected
 from processors.models.limits import Budget, Pace
 from processors.models.openai_server import OpenAIServer
@@ -482,7 +482,7 @@ def test_of_an_answer_no_more_is_read_than_one_may_have(packed: bool) -> None:
             yield parts.compress(part) if packed else part
 
     headers = {"content-encoding": "gzip"} if packed else {}
-    response = come(httpx2.Response(200, headers=headers, content=body(), request=POST))
+    response = received(httpx2.Response(200, headers=headers, content=body(), request=POST))
     assert len(response.content) == LARGEST
     assert read < 2 * LARGEST
 
@@ -495,7 +495,7 @@ def test_an_answer_that_drips_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.02)
             yield b" "
 
-    assert 1 <= len(come(httpx2.Response(200, content=body(), request=POST)).content) < 50
+    assert 1 <= len(received(httpx2.Response(200, content=body(), request=POST)).content) < 50
 
 
 def test_an_answer_that_is_too_large_is_none_and_is_counted(
@@ -513,14 +513,14 @@ def test_an_answer_that_is_too_large_is_none_and_is_counted(
 @pytest.mark.parametrize("packed", ["br", "zstd", "gzip, gzip"])
 def test_an_answer_that_is_packed_as_it_was_not_asked_for_is_none(packed: str) -> None:
     with pytest.raises(ValueError, match=f"an answer that is packed as {packed}"):
-        come(httpx2.Response(200, headers={"content-encoding": packed}, content=iter([b"abc"])))
+        received(httpx2.Response(200, headers={"content-encoding": packed}, content=iter([b"abc"])))
 
 
 @pytest.mark.parametrize("said", ["", "utf-8", "identity", "none, Identity"])
 def test_an_answer_that_is_not_packed_is_read_whatever_it_says_of_it(said: str) -> None:
     request = httpx2.Request("POST", "http://localhost")
     found = httpx2.Response(200, headers={"content-encoding": said}, content=iter([b"abc"]), request=request)
-    assert come(found).content == b"abc"
+    assert received(found).content == b"abc"
 
 
 @pytest.mark.parametrize("said", ["rot13", "hex", "undefined"])

@@ -64,23 +64,12 @@ _NUMBERING = re.compile(
     r"|([Pp]rompt|PROMPT|[Ii]dea|[Vv]ariation|[Oo]ption|[Ii]mage|[Pp]icture|[Ss]cene|[Ee]xample)\s*#?\d{1,4}\s*[.:)–—-]+"
     r"(\s|$)|[-*+–—·○■□→|>]\s|[-–](?=[a-zA-Z])|[•●►▪▫◦‣⁃▶➤➢・✓✔✅]|#+\s|\\item\b|<li>"
 )
-_LISTED = re.compile(
-    r"\d{1,4}\s+[–—-]\s|[A-Z]\.\s"
-)  # numbering where an answer has it twice: '35 - a number on a door'
+# Numbering where an answer has it twice; once it may be '35 - a number on a door'.
+_LISTED = re.compile(r"\d{1,4}\s+[–—-]\s|[A-Z]\.\s")
 _STRONG = re.compile(r"\*\*|__")
 _QUOTES = {
-    '"': '"',
-    "'": "'",
-    "“": "”",
-    "„": "“",
-    "‘": "’",
-    "«": "»",
-    "`": "`",
-    "”": "”",
-    "「": "」",
-    "*": "*",
-    "_": "_",
-}
+    '"': '"', "'": "'", "“": "”", "„": "“", "‘": "’", "«": "»", "`": "`", "”": "”", "「": "」", "*": "*", "_": "_",
+}  # fmt: skip
 _WRAPPED = re.compile(r"<(\w+)>.*</\1>$|[\[{]\s*[\"']|[\"'].*[\"'] ?[\]}]+,?$")  # in a tag, or as JSON
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # letters and signs as wide as Chinese ones

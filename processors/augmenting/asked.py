@@ -115,14 +115,7 @@ class Asked:
         paid = [question for question, one in zip(questions, said, strict=True) if one.answer is not None]
         new = [at for at, there in enumerate(self.marked(course, paid)) if not there]
         if new and self.run.main:
-            nothing = {
-                "text": "",
-                "finish": "asked",
-                "model": "",
-                "prompt_tokens": 0,
-                "completion_tokens": 0,
-                "cost": 0.0,
-            }
+            nothing = _row(Answer("", "asked", Usage(), ""))
             self.answers.write(_marks(course, paid)[new], pa.Table.from_pylist([nothing] * len(new), SAID))
         self.run.gathered(None)
 

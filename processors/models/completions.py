@@ -25,7 +25,7 @@ PACKED = ("gzip", "deflate", "br", "zstd")  # ways in which a body may be, of wh
 ROOM = 32  # tokens, at most, that a chat template puts around a message
 
 
-def longest(sampling: Mapping[str, Any], body: Mapping[str, Any]) -> int | None:
+def most_tokens(sampling: Mapping[str, Any], body: Mapping[str, Any]) -> int | None:
     """The tokens that answers to one request may have together, by its fields; None where they do not say."""
     whole = {**sampling, **body}
     limits = [whole.get(name) for name in ("max_tokens", "max_completion_tokens")]
@@ -68,7 +68,7 @@ class Form:
         """What a question uses at most: no token is less than a byte."""
         prompt = sum(len(text.encode("utf-8", "replace")) + ROOM for _, text in question.messages) + ROOM
         prompt += len(json.dumps(dict(schema))) if schema is not None else 0
-        return self._usage(prompt, longest(self.sampling, self.body) or int(self.sampling["max_tokens"]))
+        return self._usage(prompt, most_tokens(self.sampling, self.body) or int(self.sampling["max_tokens"]))
 
     def answer(self, response: Any, most: Usage) -> Answer:
         """The answer in a response to a question that uses at most `most`; see `used`.
@@ -131,7 +131,7 @@ def told(error: BaseException, key: str | None) -> str:
     return printable(hidden(key, text))[:300]
 
 
-def come(response: Any) -> Any:
+def received(response: Any) -> Any:
     """A response whose body is read: as much as an answer may have, for as long as one may take. The rest is left, and
     what is then cut is no chat completion. Its text is UTF-8, as JSON is, whatever it says.
 
@@ -147,10 +147,10 @@ def come(response: Any) -> Any:
         body += part
         if len(body) > LARGEST or time.monotonic() > until:
             break
-    return _again(response, bytes(body[:LARGEST]), [*response.headers.multi_items()])
+    return _with_body(response, bytes(body[:LARGEST]), [*response.headers.multi_items()])
 
 
-def _again(response: Any, body: bytes, headers: list[tuple[str, str]]) -> Any:
+def _with_body(response: Any, body: bytes, headers: list[tuple[str, str]]) -> Any:
     """A response with another body, without the words behind its status, which are the server's too."""
     own = ("content-encoding", "content-length", "content-type", "transfer-encoding")  # of the body as it was sent
     return type(response)(
@@ -170,7 +170,7 @@ def without(key: str | None, response: Any) -> Any:
     except (ValueError, RecursionError):
         text = response.text
     headers = [(name, hidden(key, value)) for name, value in response.headers.multi_items()]
-    return _again(response, hidden(key, text).encode("utf-8", "replace"), headers)
+    return _with_body(response, hidden(key, text).encode("utf-8", "replace"), headers)
 
 
 def hidden(key: str | None, text: str) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from hfds.errors import ConfigError, HfdsError, MissingExtra, WriterError
 from hfds.tries import AGAIN, FAILURES, answer_of, asked_pause, status_of, tried
 from hfds.writer import Answer, Question, Usage, checked, schema_problems
-from processors.models.completions import Form, come, hidden, no_credit, told, without
+from processors.models.completions import Form, hidden, no_credit, received, told, without
 from processors.models.limits import Limits
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Connection:
             self._turn(call, expected)
             url, json = f"{self.server.url.rstrip('/')}/chat/completions", {"Content-Type": "application/json"}
             with self._client.stream("POST", url, content=data, headers=json) as coming:
-                response = without(self._key, come(coming))
+                response = without(self._key, received(coming))
             if response.is_success:
                 used = self._form.used(response, most)
             answer = self._form.answer(response, most)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from hfds.errors import ConfigError
 from hfds.upstream import clean_token
-from processors.models.completions import longest
+from processors.models.completions import most_tokens
 from processors.models.connection import Connection
 from processors.models.limits import Budget, Limits, Pace
 from processors.models.sampling import sampling_entry, sampling_problems
@@ -97,7 +97,7 @@ class OpenAIServer:
             found.append("a budget in money needs prices: of a million tokens of prompts, and of answers")
         wrong_body = _body_problems(self.body)
         found += wrong_body
-        if (self.budget or self.budget_tokens) and not wrong_body and longest(self.sampling, self.body) is None:
+        if (self.budget or self.budget_tokens) and not wrong_body and most_tokens(self.sampling, self.body) is None:
             found.append(
                 "a budget needs an answer that ends: max_tokens or max_completion_tokens, which body takes off"
             )
